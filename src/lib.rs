@@ -1,0 +1,25 @@
+//! Security contexts that move, alive, from one process to another: a context is a baton, one
+//! runner holds it at a time.
+//!
+//! The modules below are in layers: each uses only those declared above it
+//! (`tests/structure.rs` holds this), so reading them from top to bottom is reading the crate.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![deny(unsafe_code)]
+
+// Ground: nothing here knows what a context is.
+/// Major and minor status, the words every call of the mechanism answers with (RFC 2743 1.2.1).
+pub mod status;
+/// The only room with `unsafe`: memory, processes, sockets, files, clocks.
+#[allow(unsafe_code)]
+pub mod sys;
+/// Values that are wiped: on drop, in forked children, and out of core dumps.
+pub mod secret;
+/// Encoding of state that crosses a process.
+pub mod codec;
+/// The cryptographic operations Baton uses, over ring.
+pub mod crypto;
+
+// Mechanism: contexts, from the first byte of a handshake to the last hop.
+/// Context flags (RFC 2743 1.2.7 and 2.2.1).
+pub mod flags;
