@@ -141,6 +141,8 @@ minors! {
     EpochsUsedUp = 12, Failure, "the ledger entry has used all its epochs";
     TooManyProcesses = 13, Failure, "the ledger has no free place for another process";
     DomainRefused = 14, Failure, "the domain's files are not this user's alone";
+    KeysInUse = 15, Failure, "all sealing keys of the domain are within their grace";
+    ContextUnknown = 16, NoContext, "the ledger has never had the context";
     // 30..: interprocess tokens
     TokenMalformed = 30, DefectiveToken, "the token is not an interprocess token";
     TokenVersion = 31, DefectiveToken, "the token is of a version this program does not know";
@@ -256,13 +258,22 @@ mod tests {
     fn minor_codes_are_distinct_and_have_a_text() {
         for (i, minor) in Minor::ALL.iter().enumerate() {
             assert!(!minor.text().is_empty());
-            assert!(Minor::ALL[..i].iter().all(|other| other.code() < minor.code()));
+            assert!(
+                Minor::ALL[..i]
+                    .iter()
+                    .all(|other| other.code() < minor.code())
+            );
         }
     }
 
     #[test]
     fn supplementary_bits_are_those_of_rfc_2744() {
-        let all = Supplementary { duplicate: true, old: true, unsequenced: true, gap: true };
+        let all = Supplementary {
+            duplicate: true,
+            old: true,
+            unsequenced: true,
+            gap: true,
+        };
         assert_eq!(all.code(), 2 | 4 | 8 | 16);
         assert!(Supplementary::default().is_empty());
     }
