@@ -23,7 +23,7 @@ use crate::codec::Framing;
 use crate::crypto::{self, MAX_SECRET, Suite};
 use crate::exit::{SessionIdentifier, Ticket, UserContext, UserData};
 use crate::flags::Flags;
-use crate::ledger::{Claim, Domain};
+use crate::ledger::{Claim, Departure, Domain};
 use crate::secret::Slot;
 use crate::status::{Minor, Status};
 use crate::sys::clock;
@@ -215,6 +215,16 @@ impl<F: Framing> Context<F> {
     /// Replaces the tickets.
     pub fn set_tickets(&mut self, tickets: Vec<Ticket>) {
         self.facts.tickets = tickets;
+    }
+
+    /// The exporter secret, to be sealed.
+    pub(crate) fn exporter(&self) -> &Exporter {
+        &self.exporter
+    }
+
+    /// What an export of this moment would be called in the ledger.
+    pub(crate) fn departure(&self) -> Result<Departure, Status> {
+        Ok(self.claim.next_epoch()?)
     }
 
     /// The protection state, for a caller that has asked [`Context::check`] itself.

@@ -79,8 +79,7 @@ pub(super) fn finish(scratch: &mut Scratch, domain: &Domain) -> Result<Vec<u8>, 
     Ok(token)
 }
 
-/// Writes the header and seals all that is behind it, where it lies.
-//= spec/token.md#sealing
+/// Writes the header and seals all that is behind it, where it lies, under the domain's key.
 pub(super) fn seal(
     scratch: &mut Scratch,
     magic: [u8; 3],
@@ -88,22 +87,34 @@ pub(super) fn seal(
 ) -> Result<[u8; TAG], Status> {
     let mut nonce = [0; REST_NONCE];
     secret::random(&mut nonce).map_err(|_| Minor::System)?;
+    domain
+        .keyring()
+        .with_current(|id, key| seal_under(scratch, magic, &domain.id(), (id, key), nonce))?
+}
+
+/// [`seal`] with everything given.
+//= spec/token.md#sealing
+pub(super) fn seal_under(
+    scratch: &mut Scratch,
+    magic: [u8; 3],
+    domain: &[u8; 16],
+    (id, key): (u64, &[u8; 32]),
+    nonce: [u8; REST_NONCE],
+) -> Result<[u8; TAG], Status> {
     let (header, text) = scratch.split_at_mut(HEADER);
     header[..3].copy_from_slice(&magic);
     header[3] = VERSION;
+    header[KEY_AT..NONCE_AT].copy_from_slice(&id.to_be_bytes());
     header[NONCE_AT..].copy_from_slice(&nonce);
-    domain.keyring().with_current(|id, key| {
-        header[KEY_AT..NONCE_AT].copy_from_slice(&id.to_be_bytes());
-        crypto::seal_at_rest(key, &nonce, &associated(header, domain), text)
-            .map_err(|_| Minor::System.into())
-    })?
+    crypto::seal_at_rest(key, &nonce, &associated(header, domain), text)
+        .map_err(|_| Minor::System.into())
 }
 
 /// What is authenticated with the sealed part: header, domain, mechanism.
-fn associated(header: &[u8], domain: &Domain) -> [u8; HEADER + 16 + name::OID.len()] {
+fn associated(header: &[u8], domain: &[u8; 16]) -> [u8; HEADER + 16 + name::OID.len()] {
     let mut data = [0; HEADER + 16 + name::OID.len()];
     data[..HEADER].copy_from_slice(header);
-    data[HEADER..HEADER + 16].copy_from_slice(&domain.id());
+    data[HEADER..HEADER + 16].copy_from_slice(domain);
     data[HEADER + 16..].copy_from_slice(&name::OID);
     data
 }
@@ -144,17 +155,28 @@ pub(super) fn look(token: &[u8]) -> Result<Header, Status> {
     Ok(header)
 }
 
-/// Opens a header and all that is behind it, where it lies.
+/// Opens a header and all that is behind it, where it lies, under the key the header names.
 pub(super) fn open<'a>(
     sealed: &'a mut [u8],
     header: &Header,
     domain: &Domain,
 ) -> Result<&'a [u8], Status> {
-    let (clear, text) = sealed.split_at_mut(HEADER);
-    let data = associated(clear, domain);
-    let opened = domain
+    domain
         .keyring()
-        .with(header.key, |key| crypto::open_at_rest(key, &header.nonce, &data, text))
-        .ok_or(Minor::TokenKey)?;
-    opened.map(|text| &*text).map_err(|_| Minor::TokenAltered.into())
+        .with(header.key, |key| open_under(sealed, header, &domain.id(), key))
+        .ok_or(Minor::TokenKey)?
+}
+
+/// [`open`] with everything given.
+//= spec/token.md#sealing
+pub(super) fn open_under<'a>(
+    sealed: &'a mut [u8],
+    header: &Header,
+    domain: &[u8; 16],
+    key: &[u8; 32],
+) -> Result<&'a [u8], Status> {
+    let (clear, text) = sealed.split_at_mut(HEADER);
+    crypto::open_at_rest(key, &header.nonce, &associated(clear, domain), text)
+        .map(|text| &*text)
+        .map_err(|_| Minor::TokenAltered.into())
 }
