@@ -48,7 +48,7 @@ impl Sender {
     /// # Errors
     /// The system's.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        socket::set_buffers(socket.as_fd(), BUFFER)?;
+        socket::set_buffers(&socket, BUFFER)?;
         Ok(Self { socket, unacknowledged: VecDeque::new(), acknowledged: 0 })
     }
 
@@ -61,7 +61,7 @@ impl Sender {
         fault::point("passage.sending");
         let sockets: Vec<BorrowedFd<'_>> = parcel.sockets().iter().map(AsFd::as_fd).collect();
         let sent = socket::send_with_fds(
-            self.socket.as_fd(),
+            &self.socket,
             &[io::IoSlice::new(parcel.as_bytes())],
             &sockets,
         );
@@ -105,9 +105,11 @@ impl Sender {
 
     fn acknowledgement(&self, wait: bool) -> io::Result<Option<u64>> {
         let mut message = [0; 16];
-        let length = match socket::receive(self.socket.as_fd(), &mut message, wait) {
+        // Nobody sends descriptors this way; if some come, they are closed.
+        let mut none = Vec::new();
+        let length = match socket::recv_with_fds(&self.socket, &mut message, &mut none, wait) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            other => other?,
+            other => other?.len,
         };
         match (length, message.split_at(4)) {
             (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -150,7 +152,7 @@ impl Receiver {
     /// # Errors
     /// The system's.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        socket::set_buffers(socket.as_fd(), BUFFER)?;
+        socket::set_buffers(&socket, BUFFER)?;
         let mut scratch = Scratch::with_capacity(LONGEST);
         scratch.resize(LONGEST);
         Ok(Self { socket, scratch, received: 0, acknowledged: 0 })
@@ -197,14 +199,14 @@ impl Receiver {
         }
         let mut wait = false;
         loop {
-            let fd = self.socket.as_fd();
-            match socket::recv_with_fds(fd, &mut self.scratch, sockets, wait) {
+            match socket::recv_with_fds(&self.socket, &mut self.scratch, sockets, wait) {
                 Err(error) if !wait && error.kind() == io::ErrorKind::WouldBlock => {
                     self.acknowledge()?;
                     wait = true;
                 }
-                Ok(0) => return Ok(None),
-                other => return other.map(Some),
+                Ok(message) if message.len == 0 => return Ok(None),
+                Ok(message) if message.truncated => return Err(io::ErrorKind::InvalidData.into()),
+                other => return other.map(|message| Some(message.len)),
             }
         }
     }
@@ -215,7 +217,7 @@ impl Receiver {
         }
         let count = self.received.to_be_bytes();
         let message = [io::IoSlice::new(&ACKNOWLEDGEMENT), io::IoSlice::new(&count)];
-        match socket::send_with_fds(self.socket.as_fd(), &message, &[]) {
+        match socket::send_with_fds(&self.socket, &message, &[]) {
             // The exporter may have sent its last and gone: nobody waits for this then.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
             _ => {
