@@ -1,6 +1,6 @@
 //! Per-message services of a message-framing context (RFC 2743 2.3).
 
-use crate::message::{HEADER, MIC_LEN, Message, Unwrapped};
+use crate::message::{CLOSE, MIC, Message, Unwrapped};
 use crate::status::{Minor, Status, Supplementary};
 
 use super::Context;
@@ -9,7 +9,7 @@ use super::Context;
 pub const QOP_DEFAULT: u32 = 0;
 
 impl Context<Message> {
-    /// Protects `message` in a new token, [`HEADER`] and a tag longer (RFC 2743 2.3.3).
+    /// Protects `message` in a new token, [`OVERHEAD`](crate::message::OVERHEAD) bytes longer (RFC 2743 2.3.3).
     ///
     /// # Errors
     /// NO_CONTEXT, CONTEXT_EXPIRED (also when all sequence numbers are used), FAILURE when the
@@ -19,7 +19,7 @@ impl Context<Message> {
         Ok(self.protection.wrap(confidential, message)?)
     }
 
-    /// [`Context::wrap`] without a copy: `buffer` is [`HEADER`] bytes of room, the message, and a
+    /// [`Context::wrap`] without a copy: `buffer` is [`HEADER`](crate::message::HEADER) bytes of room, the message, and a
     /// tag's room, and becomes the token.
     ///
     /// # Errors
@@ -40,11 +40,11 @@ impl Context<Message> {
         Ok(self.protection.unwrap(token)?)
     }
 
-    /// A MIC over `message`, [`MIC_LEN`] bytes (RFC 2743 2.3.1).
+    /// A MIC over `message`, [`MIC`] bytes (RFC 2743 2.3.1).
     ///
     /// # Errors
     /// As [`Context::wrap`].
-    pub fn get_mic(&mut self, message: &[u8]) -> Result<[u8; MIC_LEN], Status> {
+    pub fn get_mic(&mut self, message: &[u8]) -> Result<[u8; MIC], Status> {
         self.ready()?;
         Ok(self.protection.get_mic(message)?)
     }
@@ -67,18 +67,39 @@ impl Context<Message> {
         if qop != QOP_DEFAULT {
             return Err(Minor::QopUnknown.into());
         }
-        Ok(self.protection.wrap_size_limit(confidential, max_token))
+        Ok(Message::wrap_size_limit(confidential, max_token))
     }
 
-    /// Ends the context and answers the token that tells the peer (RFC 2743 2.2.3): at least
-    /// [`HEADER`] bytes long, to be processed with [`Context::unwrap`].
+    /// Closes this side's direction and answers the token that tells the peer, to be handed to
+    /// its [`Context::process_context_token`]. Receiving goes on; drop the context to end it.
     ///
     /// # Errors
-    /// NO_CONTEXT; the context is gone all the same.
-    pub fn delete(mut self) -> Result<Vec<u8>, Status> {
+    /// NO_CONTEXT, CONTEXT_EXPIRED.
+    pub fn close(&mut self) -> Result<[u8; CLOSE], Status> {
         self.ready()?;
         Ok(self.protection.close()?)
     }
-}
 
-const _: () = assert!(HEADER == 16);
+    /// Ends the context and answers the token that tells the peer (RFC 2743 2.2.3).
+    ///
+    /// # Errors
+    /// NO_CONTEXT, CONTEXT_EXPIRED; the context is gone all the same.
+    pub fn delete(mut self) -> Result<[u8; CLOSE], Status> {
+        self.close()
+    }
+
+    /// Takes the token of the peer's [`Context::close`] (RFC 2743 2.2.4): nothing is accepted from
+    /// the peer from then on. A gap in the supplementary status tells that messages are missing.
+    ///
+    /// # Errors
+    /// As [`Context::unwrap`].
+    pub fn process_context_token(&mut self, token: &[u8]) -> Result<Supplementary, Status> {
+        self.ready()?;
+        Ok(self.protection.process(token)?)
+    }
+
+    /// Whether the peer has closed its direction.
+    pub fn is_closed_by_peer(&self) -> bool {
+        self.protection.is_closed_by_peer()
+    }
+}
