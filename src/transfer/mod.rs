@@ -23,6 +23,9 @@
 
 mod binding;
 mod bundle;
+#[cfg(any(test, feature = "fault"))]
+#[doc(hidden)]
+pub mod forge;
 mod format;
 mod parcel;
 mod passage;
