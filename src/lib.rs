@@ -25,3 +25,5 @@ pub mod crypto;
 pub mod flags;
 /// The words of the security exits: session identifier, user context, user data, tickets.
 pub mod exit;
+/// Message framing: wrap, MIC and close tokens.
+pub mod message;
