@@ -27,3 +27,5 @@ pub mod flags;
 pub mod name;
 /// The words of the security exits: session identifier, user context, user data, tickets.
 pub mod exit;
+/// Message framing: wrap, MIC and close tokens.
+pub mod message;
