@@ -184,18 +184,21 @@ pub struct Received {
 /// When not all descriptors of a message could be received (this process may have no more of
 /// them), those that came are closed again and the error is `Other`, with the text "descriptors
 /// were lost": `fds` is as it was, and the message's bytes are in the buffer and of no use.
-/// `WouldBlock` comes only from a socket that does not block.
+/// `WouldBlock` comes when there is none and `wait` is false, or the socket does not block.
 pub fn recv_with_fds(
     socket: impl AsFd,
     buffer: &mut [u8],
     fds: &mut Vec<OwnedFd>,
+    wait: bool,
 ) -> io::Result<Received> {
+    let mut flags = RecvFlags::CMSG_CLOEXEC;
+    flags.set(RecvFlags::DONTWAIT, !wait);
     let mut space = [MaybeUninit::uninit(); CONTROL];
     // What is not taken out of it, it closes when it goes.
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
         let mut parts = [IoSliceMut::new(buffer)];
-        match recvmsg(&socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+        match recvmsg(&socket, &mut parts, &mut control, flags) {
             Err(Errno::INTR) => {}
             answer => break answer?,
         }
