@@ -21,9 +21,13 @@ pub mod status;
 pub mod sys;
 
 // Mechanism: contexts, from the first byte of a handshake to the last hop.
+/// Credentials: what a side proves its identity with, and what it trusts to check the other's.
+pub mod cred;
 /// The words of the security exits: session identifier, user context, user data, tickets.
 pub mod exit;
 /// Context flags (RFC 2743 1.2.7 and 2.2.1).
 pub mod flags;
 /// Names of targets, users and certificates' subjects (RFC 2743 section 4).
 pub mod name;
+/// The TLS 1.3 handshake, by rustls.
+pub mod tls;
