@@ -8,26 +8,28 @@
 #![deny(unsafe_code)]
 
 // Ground: nothing here knows what a context is.
-/// Encoding of state that crosses a process.
-pub mod codec;
-/// The cryptographic operations Baton uses, over ring.
-pub mod crypto;
-/// Values that are wiped: on drop, in forked children, and out of core dumps.
-pub mod secret;
 /// Major and minor status, the words every call of the mechanism answers with (RFC 2743 1.2.1).
 pub mod status;
 /// The only room with `unsafe`: memory, processes, sockets, files, clocks.
 #[allow(unsafe_code)]
 pub mod sys;
+/// Values that are wiped: on drop, in forked children, and out of core dumps.
+pub mod secret;
+/// Encoding of state that crosses a process.
+pub mod codec;
+/// The cryptographic operations Baton uses, over ring.
+pub mod crypto;
 
 // Mechanism: contexts, from the first byte of a handshake to the last hop.
-/// Credentials: what a side proves its identity with, and what it trusts to check the other's.
-pub mod cred;
-/// The words of the security exits: session identifier, user context, user data, tickets.
-pub mod exit;
 /// Context flags (RFC 2743 1.2.7 and 2.2.1).
 pub mod flags;
 /// Names of targets, users and certificates' subjects (RFC 2743 section 4).
 pub mod name;
+/// The words of the security exits: session identifier, user context, user data, tickets.
+pub mod exit;
 /// The TLS 1.3 handshake, by rustls.
 pub mod tls;
+/// Credentials: what a side proves its identity with, and what it trusts to check the other's.
+pub mod cred;
+/// Message framing: wrap, MIC and close tokens.
+pub mod message;
