@@ -27,5 +27,9 @@ pub mod flags;
 pub mod name;
 /// The words of the security exits: session identifier, user context, user data, tickets.
 pub mod exit;
+/// The TLS 1.3 handshake, by rustls.
+pub mod tls;
+/// Credentials: what a side proves its identity with, and what it trusts to check the other's.
+pub mod cred;
 /// Message framing: wrap, MIC and close tokens.
 pub mod message;
