@@ -23,3 +23,9 @@ pub mod crypto;
 // Mechanism: contexts, from the first byte of a handshake to the last hop.
 /// Context flags (RFC 2743 1.2.7 and 2.2.1).
 pub mod flags;
+/// Names of targets, users and certificates' subjects (RFC 2743 section 4).
+pub mod name;
+/// The words of the security exits: session identifier, user context, user data, tickets.
+pub mod exit;
+/// Message framing: wrap, MIC and close tokens.
+pub mod message;
