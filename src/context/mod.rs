@@ -21,7 +21,7 @@ pub use facts::{Facts, Role};
 
 use crate::codec::Framing;
 use crate::crypto::{self, MAX_SECRET, Suite};
-use crate::exit::{SessionIdentifier, Ticket, UserContext, UserData};
+use crate::exit::{self, SessionIdentifier, UserContext, UserData};
 use crate::flags::Flags;
 use crate::ledger::{Claim, Departure, Domain};
 use crate::secret::Slot;
@@ -213,7 +213,7 @@ impl<F: Framing> Context<F> {
     }
 
     /// Replaces the tickets.
-    pub fn set_tickets(&mut self, tickets: Vec<Ticket>) {
+    pub fn set_tickets(&mut self, tickets: exit::Tickets) {
         self.facts.tickets = tickets;
     }
 

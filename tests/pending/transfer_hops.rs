@@ -5,7 +5,7 @@
 mod support;
 
 use baton::context::{Context, PrfKey};
-use baton::exit::{Ticket, UserContext, UserData};
+use baton::exit::{Ticket, TicketState, Tickets, UserContext, UserData};
 use baton::ledger::Domain;
 use baton::message::Message;
 use baton::record::{Read, Record};
@@ -118,17 +118,25 @@ fn facts_travel<F: Talk>() {
     let domain = domain();
     let (mut context, mut peer) = pair::<F>(&domain);
     context.set_user_context(UserContext::new(b"from session-init".to_vec()).unwrap());
-    context.set_user_data(Some(UserData::named("anna").unwrap()));
-    context.set_tickets(vec![Ticket::public(7)]);
-    let (facts, id) = (context.facts().clone(), context.session_identifier());
+    let mut user = UserData::default();
+    user.set_user_name("anna").unwrap();
+    user.add("group", "readers").unwrap();
+    context.set_user_data(Some(user));
+    let mut tickets = Tickets::default();
+    tickets.push(Ticket::new(3, 7, TicketState::VALID, b"opaque".to_vec()).unwrap()).unwrap();
+    context.set_tickets(tickets);
+    let told = |context: &Context<F>| {
+        let facts = context.facts();
+        let tickets: Vec<_> = facts.tickets.iter().map(|t| (t.module(), t.data())).collect();
+        format!("{facts:?} {tickets:?}").replacen(&format!("hops: {}", facts.hops), "", 1)
+    };
+    let (facts, id) = (told(&context), context.session_identifier());
     let (binding, mut prf) = (context.channel_binding().unwrap(), [0; 64]);
     context.pseudo_random(PrfKey::Full, b"input", &mut prf).unwrap();
     let left = context.time_left().unwrap();
     let mut context = hop(context, &domain);
     assert_eq!(context.facts().hops, 1);
-    let mut moved = context.facts().clone();
-    moved.hops = 0;
-    assert_eq!(moved, facts);
+    assert_eq!(told(&context), facts);
     assert_eq!(context.session_identifier(), id);
     assert_eq!(context.channel_binding().unwrap(), binding);
     assert_eq!(peer.channel_binding().unwrap(), binding);
