@@ -23,3 +23,8 @@ pub mod crypto;
 // Mechanism: contexts, from the first byte of a handshake to the last hop.
 /// Context flags (RFC 2743 1.2.7 and 2.2.1).
 pub mod flags;
+
+// Service: what the program is made of.
+/// The server: accepts, establishes, hands each connection to a process of its own.
+#[cfg(feature = "cli")]
+pub mod server;
