@@ -1,0 +1,4 @@
+//! Sessions.
+pub mod flow;
+pub mod relay;
+pub mod report;
