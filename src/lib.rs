@@ -23,6 +23,10 @@ pub mod crypto;
 // Mechanism: contexts, from the first byte of a handshake to the last hop.
 /// Context flags (RFC 2743 1.2.7 and 2.2.1).
 pub mod flags;
+/// The words of the security exits: session identifier, user context, user data, tickets.
+pub mod exit;
+/// Names of targets, users and certificates' subjects (RFC 2743 section 4).
+pub mod name;
 
 // Service: what the program is made of.
 /// Sessions: what runs on the plaintext of a live context, and moves with it.

@@ -48,4 +48,6 @@ impl DerefMut for Scratch {
 }
 pub fn scrub_stack() {}
 /// Random bytes from a pool in secret pages: no system call most of the time.
-pub fn random(out: &mut [u8]) -> Result<(), crate::crypto::Refused> { crate::crypto::random(out) }
+pub fn random(out: &mut [u8]) -> Result<(), crate::crypto::Refused> {
+    crate::crypto::random(out)
+}

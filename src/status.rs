@@ -256,13 +256,22 @@ mod tests {
     fn minor_codes_are_distinct_and_have_a_text() {
         for (i, minor) in Minor::ALL.iter().enumerate() {
             assert!(!minor.text().is_empty());
-            assert!(Minor::ALL[..i].iter().all(|other| other.code() < minor.code()));
+            assert!(
+                Minor::ALL[..i]
+                    .iter()
+                    .all(|other| other.code() < minor.code())
+            );
         }
     }
 
     #[test]
     fn supplementary_bits_are_those_of_rfc_2744() {
-        let all = Supplementary { duplicate: true, old: true, unsequenced: true, gap: true };
+        let all = Supplementary {
+            duplicate: true,
+            old: true,
+            unsequenced: true,
+            gap: true,
+        };
         assert_eq!(all.code(), 2 | 4 | 8 | 16);
         assert!(Supplementary::default().is_empty());
     }

@@ -43,7 +43,26 @@ fn serve(input: &[u8], piece: usize, ended: bool) -> (String, Wish) {
 fn the_page_tells_the_processes_and_the_session() {
     let (answer, wish) = serve(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 7, false);
     assert_eq!(wish, Wish::Wait);
-    insta::assert_snapshot!(answer.replace('\r', ""), @"");
+    insta::assert_snapshot!(answer.replace('\r', ""), @r"
+    HTTP/1.1 200 OK
+    Content-Type: text/plain; charset=utf-8
+    Content-Length: 349
+    Cache-Control: no-store
+    X-Content-Type-Options: nosniff
+
+    This connection was handed from process to process, alive.
+
+    session      abababababababababababababababab
+    protocol     TLSv1.3, record framing
+    cipher       TLS_AES_256_GCM_SHA384
+    resumed      no
+    peer         192.0.2.1:1234
+    user         <b>
+    handshake    process 10 (parent)
+    served by    process 13 (child)
+    after        processes 11 12
+    hops         3
+    ");
 }
 
 #[test]
