@@ -27,9 +27,16 @@ pub mod flags;
 pub mod name;
 /// The words of the security exits: session identifier, user context, user data, tickets.
 pub mod exit;
-/// The TLS 1.3 handshake, by rustls.
+/// Handshakes: TLS 1.3 by rustls, and what of it the mechanism takes over.
 pub mod tls;
-/// Credentials: what a side proves its identity with, and what it trusts to check the other's.
+/// Credentials: who an acceptor or an initiator is, and whom it trusts.
 pub mod cred;
 /// Message framing: wrap, MIC and close tokens.
 pub mod message;
+
+// Service: what runs contexts.
+/// The jobs of a session, over its plaintext, and what is told of it.
+pub mod session;
+/// The server: identity, listening, a process per session.
+#[cfg(feature = "cli")]
+pub mod server;
