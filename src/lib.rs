@@ -23,3 +23,5 @@ pub mod crypto;
 // Mechanism: contexts, from the first byte of a handshake to the last hop.
 /// Context flags (RFC 2743 1.2.7 and 2.2.1).
 pub mod flags;
+/// Record framing: TLS 1.3 records after the handshake.
+pub mod record;

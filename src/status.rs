@@ -187,6 +187,7 @@ minors! {
     RecordFlood = 153, Failure, "the peer sends records that carry nothing";
     PeerAlert = 154, Failure, "the peer ended the session with an alert";
     Truncated = 155, NoContext, "the connection ended without a close_notify";
+    RecordMisused = 156, Unavailable, "the record call is not possible here, or a buffer or secret does not fit";
     // 180..: the machine
     System = 180, Failure, "the operating system refused";
     Injected = 181, Failure, "a fault was injected by a test";
