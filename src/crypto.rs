@@ -117,7 +117,10 @@ impl AeadKey {
     pub fn new(suite: Suite, key: &[u8], iv: &[u8]) -> Result<Self, Refused> {
         let key = UnboundKey::new(suite.aead(), key).map_err(|_| Refused)?;
         let iv = iv.try_into().map_err(|_| Refused)?;
-        Ok(Self { key: LessSafeKey::new(key), iv })
+        Ok(Self {
+            key: LessSafeKey::new(key),
+            iv,
+        })
     }
 
     /// The nonce of `sequence` (RFC 8446 5.3).
@@ -177,7 +180,14 @@ pub fn expand_label(suite: Suite, secret: &[u8], label: &[u8], context: &[u8], o
     let length = (out.len() as u16).to_be_bytes();
     let label_length = [(PREFIX.len() + label.len()) as u8];
     let context_length = [context.len() as u8];
-    let info = [&length[..], &label_length, PREFIX, label, &context_length, context];
+    let info = [
+        &length[..],
+        &label_length,
+        PREFIX,
+        label,
+        &context_length,
+        context,
+    ];
     let filled = hkdf::Prk::new_less_safe(suite.hkdf(), secret)
         .expand(&info, Length(out.len()))
         .and_then(|okm| okm.fill(out));
@@ -199,11 +209,29 @@ pub fn next_secret(suite: Suite, secret: &[u8], next: &mut [u8]) {
 ///
 /// # Panics
 /// When one of these is longer.
-pub fn exporter(suite: Suite, exporter_secret: &[u8], label: &[u8], context: &[u8], out: &mut [u8]) {
+pub fn exporter(
+    suite: Suite,
+    exporter_secret: &[u8],
+    label: &[u8],
+    context: &[u8],
+    out: &mut [u8],
+) {
     let mut derived = [0; MAX_SECRET];
     let derived = &mut derived[..suite.secret_len()];
-    expand_label(suite, exporter_secret, label, suite.hash(b"").as_ref(), derived);
-    expand_label(suite, derived, b"exporter", suite.hash(context).as_ref(), out);
+    expand_label(
+        suite,
+        exporter_secret,
+        label,
+        suite.hash(b"").as_ref(),
+        derived,
+    );
+    expand_label(
+        suite,
+        derived,
+        b"exporter",
+        suite.hash(context).as_ref(),
+        out,
+    );
     zeroize::Zeroize::zeroize(derived);
 }
 
@@ -218,9 +246,40 @@ pub fn sha256(pieces: &[&[u8]]) -> [u8; 32] {
     out
 }
 
+/// SHA-256 of what comes in pieces over time.
+#[derive(Clone)]
+pub struct Sha256(digest::Context);
+
+impl Sha256 {
+    /// Of nothing so far.
+    pub fn new() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+
+    /// Takes the next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The hash of all pieces, 32 bytes.
+    pub fn finish(self) -> digest::Digest {
+        self.0.finish()
+    }
+}
+
+impl Default for Sha256 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Whether two byte strings are equal, in time that depends on their lengths only.
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |sum, (a, b)| sum | core::hint::black_box(a ^ b)) == 0
+    a.len() == b.len()
+        && a.iter()
+            .zip(b)
+            .fold(0, |sum, (a, b)| sum | core::hint::black_box(a ^ b))
+            == 0
 }
 
 /// Fills `out` from the system's random source: a system call each time.
@@ -239,8 +298,13 @@ fn rest_key(key: &[u8; 32], nonce: &[u8; REST_NONCE]) -> (LessSafeKey, Nonce) {
     short[4..].copy_from_slice(tail);
     let unbound = UnboundKey::new(&aead::CHACHA20_POLY1305, &subkey);
     zeroize::Zeroize::zeroize(subkey.as_mut_slice());
-    let Ok(unbound) = unbound else { unreachable!("HChaCha20 gives 32 bytes") };
-    (LessSafeKey::new(unbound), Nonce::assume_unique_for_key(short))
+    let Ok(unbound) = unbound else {
+        unreachable!("HChaCha20 gives 32 bytes")
+    };
+    (
+        LessSafeKey::new(unbound),
+        Nonce::assume_unique_for_key(short),
+    )
 }
 
 /// Seals `in_out` where it lies with XChaCha20-Poly1305; `nonce` is random. Answers the tag.
@@ -251,7 +315,9 @@ pub fn seal_at_rest(
     in_out: &mut [u8],
 ) -> Result<[u8; TAG], Refused> {
     let (key, nonce) = rest_key(key, nonce);
-    let tag = key.seal_in_place_separate_tag(nonce, Aad::from(aad), in_out).map_err(|_| Refused)?;
+    let tag = key
+        .seal_in_place_separate_tag(nonce, Aad::from(aad), in_out)
+        .map_err(|_| Refused)?;
     tag.as_ref().try_into().map_err(|_| Refused)
 }
 
@@ -263,7 +329,8 @@ pub fn open_at_rest<'a>(
     in_out: &'a mut [u8],
 ) -> Result<&'a mut [u8], Refused> {
     let (key, nonce) = rest_key(key, nonce);
-    key.open_in_place(nonce, Aad::from(aad), in_out).map_err(|_| Refused)
+    key.open_in_place(nonce, Aad::from(aad), in_out)
+        .map_err(|_| Refused)
 }
 
 #[cfg(test)]
@@ -301,6 +368,9 @@ mod tests {
     }
 
     fn hex(text: &str) -> Vec<u8> {
-        (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+        (0..text.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
+            .collect()
     }
 }

@@ -23,5 +23,28 @@ pub mod crypto;
 // Mechanism: contexts, from the first byte of a handshake to the last hop.
 /// Context flags (RFC 2743 1.2.7 and 2.2.1).
 pub mod flags;
+/// Names of targets, users and certificates' subjects (RFC 2743 section 4).
+pub mod name;
+/// The words of the security exits: session identifier, user context, user data, tickets.
+pub mod exit;
+/// Handshakes: TLS 1.3 by rustls, and what of it the mechanism takes over.
+pub mod tls;
+/// Credentials: who an acceptor or an initiator is, and whom it trusts.
+pub mod cred;
+/// Who runs each context, and the domains among whose processes contexts move.
+pub mod ledger;
+/// Message framing: wrap, MIC and close tokens.
+pub mod message;
 /// Record framing: TLS 1.3 records after the handshake.
 pub mod record;
+/// The context itself: keys, facts and the claim that this process runs it.
+pub mod context;
+/// Export and import: hops.
+pub mod transfer;
+
+// Service: what runs contexts.
+/// The jobs of a session, over its plaintext, and what is told of it.
+pub mod session;
+/// The server: identity, listening, a process per session.
+#[cfg(feature = "cli")]
+pub mod server;

@@ -141,6 +141,8 @@ minors! {
     EpochsUsedUp = 12, Failure, "the ledger entry has used all its epochs";
     TooManyProcesses = 13, Failure, "the ledger has no free place for another process";
     DomainRefused = 14, Failure, "the domain's files are not this user's alone";
+    KeysInUse = 15, Failure, "all sealing keys of the domain are within their grace";
+    ContextUnknown = 16, NoContext, "the ledger has never had the context";
     // 30..: interprocess tokens
     TokenMalformed = 30, DefectiveToken, "the token is not an interprocess token";
     TokenVersion = 31, DefectiveToken, "the token is of a version this program does not know";
@@ -180,6 +182,8 @@ minors! {
     ClosedByPeer = 124, NoContext, "the peer has closed the context";
     ClosedHere = 125, NoContext, "the context was closed on this side";
     QopUnknown = 126, BadQop, "there is one quality of protection, the default";
+    NotConfidential = 127, Unavailable, "the context does not offer confidentiality";
+    BufferTooShort = 128, Failure, "the buffer has no room for a message token";
     // 150..: records
     RecordMalformed = 150, DefectiveToken, "the peer's record is malformed";
     RecordForged = 151, BadMic, "the peer's record does not open";
@@ -257,13 +261,22 @@ mod tests {
     fn minor_codes_are_distinct_and_have_a_text() {
         for (i, minor) in Minor::ALL.iter().enumerate() {
             assert!(!minor.text().is_empty());
-            assert!(Minor::ALL[..i].iter().all(|other| other.code() < minor.code()));
+            assert!(
+                Minor::ALL[..i]
+                    .iter()
+                    .all(|other| other.code() < minor.code())
+            );
         }
     }
 
     #[test]
     fn supplementary_bits_are_those_of_rfc_2744() {
-        let all = Supplementary { duplicate: true, old: true, unsequenced: true, gap: true };
+        let all = Supplementary {
+            duplicate: true,
+            old: true,
+            unsequenced: true,
+            gap: true,
+        };
         assert_eq!(all.code(), 2 | 4 | 8 | 16);
         assert!(Supplementary::default().is_empty());
     }

@@ -5,26 +5,39 @@ use std::io::{self, BufRead, IoSlice, Write};
 use super::{Error, Read, Record};
 use crate::status::Status;
 
-/// What a [`Stream`] draws its record from: a [`Record`], or whatever must be asked first whether
-/// this process may still use one.
-pub trait Channel {
-    /// The record. It is asked for anew after every operation of the socket, however long that
-    /// waited; an error ends the operation, and no byte is sealed or opened.
-    fn record(&mut self) -> Result<&mut Record, Status>;
+mod access {
+    use super::{Record, Status};
 
-    /// Takes the body of a NewSessionTicket message; clients only. They are dropped by default.
-    fn ticket(&mut self, ticket: Vec<u8>) {
-        drop(ticket);
+    /// How a [`super::Channel`] is reached. It cannot be named outside the crate: whoever could
+    /// borrow the record of a context mutably could take it out of the context, and out of the
+    /// ledger's sight.
+    pub trait Access {
+        /// The record. It is asked for anew after every operation of the socket, however long that
+        /// waited; an error ends the operation, and no byte is sealed or opened.
+        fn record(&mut self) -> Result<&mut Record, Status>;
+
+        /// Takes the body of a NewSessionTicket message; clients only. They are dropped by default.
+        fn ticket(&mut self, ticket: Vec<u8>) {
+            drop(ticket);
+        }
     }
 }
 
-impl Channel for Record {
+pub(crate) use access::Access;
+
+/// What a [`Stream`] draws its record from: a [`Record`], or whatever must be asked first whether
+/// this process may still use one. Implemented in this crate only.
+pub trait Channel: Access {}
+
+impl<C: Access + ?Sized> Channel for C {}
+
+impl Access for Record {
     fn record(&mut self) -> Result<&mut Record, Status> {
         Ok(self)
     }
 }
 
-impl<C: Channel + ?Sized> Channel for &mut C {
+impl<C: Access + ?Sized> Access for &mut C {
     fn record(&mut self) -> Result<&mut Record, Status> {
         (**self).record()
     }
