@@ -23,10 +23,23 @@ pub mod crypto;
 // Mechanism: contexts, from the first byte of a handshake to the last hop.
 /// Context flags (RFC 2743 1.2.7 and 2.2.1).
 pub mod flags;
-/// The words of the security exits: session identifier, user context, user data, tickets.
-pub mod exit;
 /// Names of targets, users and certificates' subjects (RFC 2743 section 4).
 pub mod name;
+/// The words of the security exits: session identifier, user context, user data, tickets.
+pub mod exit;
+/// Handshakes: TLS 1.3 by rustls, and what of it the mechanism takes over.
+pub mod tls;
+/// Credentials: who an acceptor or an initiator is, and whom it trusts.
+pub mod cred;
+/// Message framing: wrap, MIC and close tokens.
+pub mod message;
+
+// Service: what runs contexts.
+/// The jobs of a session, over its plaintext, and what is told of it.
+pub mod session;
+/// The server: identity, listening, a process per session.
+#[cfg(feature = "cli")]
+pub mod server;
 
 // Service: what the program is made of.
 /// Sessions: what runs on the plaintext of a live context, and moves with it.

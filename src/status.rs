@@ -180,6 +180,8 @@ minors! {
     ClosedByPeer = 124, NoContext, "the peer has closed the context";
     ClosedHere = 125, NoContext, "the context was closed on this side";
     QopUnknown = 126, BadQop, "there is one quality of protection, the default";
+    NotConfidential = 127, Unavailable, "the context does not offer confidentiality";
+    BufferTooShort = 128, Failure, "the buffer has no room for a message token";
     // 150..: records
     RecordMalformed = 150, DefectiveToken, "the peer's record is malformed";
     RecordForged = 151, BadMic, "the peer's record does not open";

@@ -1,0 +1,221 @@
+//! Unix sockets between processes, and what they tell about the peer.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair, sockopt,
+};
+
+/// The most descriptors one message carries: the kernel's `SCM_MAX_FD`.
+pub const MAX_DESCRIPTORS: usize = 253;
+
+/// Room for one control message with [`MAX_DESCRIPTORS`].
+const CONTROL: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
+
+/// Two connected sockets that keep the bounds of messages (`SOCK_SEQPACKET`). Both close on `exec`.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// Who was at the other end when the connection was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its number in our process namespace; 0 when it has none there. It may have ended since,
+    /// and its number may be another's: see [`peer_pidfd`].
+    pub pid: u32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+}
+
+/// Who made the connection of a Unix socket (`SO_PEERCRED`). The kernel vouches for it.
+pub fn peer_credentials(socket: impl AsFd) -> io::Result<Peer> {
+    // Not by rustix: its process number cannot be 0, which the kernel says of a stranger's.
+    let (mut peer, size) = (
+        libc::ucred {
+            pid: 0,
+            uid: 0,
+            gid: 0,
+        },
+        size_of::<libc::ucred>(),
+    );
+    // SAFETY: `ucred` is what the option writes: three integers.
+    unsafe {
+        option(
+            socket.as_fd(),
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            size,
+        )?
+    };
+    Ok(Peer {
+        pid: peer.pid.unsigned_abs(),
+        uid: peer.uid,
+        gid: peer.gid,
+    })
+}
+
+/// A descriptor of the process that made the connection (`SO_PEERPIDFD`), so that its number
+/// cannot meanwhile be another's. None before Linux 6.5: then [`peer_credentials`] and the start
+/// time must do. `NotFound` when the process has ended and is gone.
+pub fn peer_pidfd(socket: impl AsFd) -> io::Result<Option<OwnedFd>> {
+    let mut pidfd: libc::c_int = -1;
+    let pointer = (&raw mut pidfd).cast();
+    // SAFETY: The option writes one integer.
+    match unsafe {
+        option(
+            socket.as_fd(),
+            libc::SO_PEERPIDFD,
+            pointer,
+            size_of_val(&pidfd),
+        )
+    } {
+        // SAFETY: The kernel has just opened it for us. It closes on `exec`.
+        Ok(()) => Ok(Some(unsafe { OwnedFd::from_raw_fd(pidfd) })),
+        Err(Errno::NOPROTOOPT) => Ok(None),
+        Err(Errno::SRCH | Errno::NODATA) => Err(io::ErrorKind::NotFound.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `getsockopt(SOL_SOCKET)`.
+///
+/// # Safety
+/// `value` is valid for writing `size` bytes, and may hold any.
+unsafe fn option(
+    socket: BorrowedFd<'_>,
+    name: libc::c_int,
+    value: *mut libc::c_void,
+    size: usize,
+) -> Result<(), Errno> {
+    let mut len = size as libc::socklen_t;
+    // SAFETY: As this function demands; the kernel writes at most `len` bytes.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            name,
+            value,
+            &raw mut len,
+        )
+    };
+    if answer != 0 {
+        return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    if len as usize == size {
+        Ok(())
+    } else {
+        Err(Errno::PROTO)
+    }
+}
+
+/// The kernel's number of a socket (`SO_COOKIE`): of no other socket while the machine runs, and
+/// the same through every duplicate and in every process. A system call.
+pub fn cookie(socket: impl AsFd) -> io::Result<u64> {
+    Ok(sockopt::socket_cookie(socket)?)
+}
+
+/// Asks for buffers of `bytes` in both directions, and answers the longest message that can be
+/// sent now. The kernel gives as much as the administrator allows (`net.core.wmem_max`, 208 KiB
+/// by default), and doubles it for its own use.
+pub fn set_buffers(socket: impl AsFd, bytes: usize) -> io::Result<usize> {
+    let socket = socket.as_fd();
+    // More than the kernel can count is as much as it allows.
+    let bytes = bytes.min(i32::MAX as usize / 2);
+    sockopt::set_socket_send_buffer_size(socket, bytes)?;
+    sockopt::set_socket_recv_buffer_size(socket, bytes)?;
+    message_limit(socket)
+}
+
+/// Bytes of the longest message that can be sent on a socket that keeps messages.
+pub fn message_limit(socket: impl AsFd) -> io::Result<usize> {
+    // unix(7): the send buffer's size, less 32.
+    Ok(sockopt::socket_send_buffer_size(socket)?.saturating_sub(32))
+}
+
+/// Sends one message with descriptors, at most [`MAX_DESCRIPTORS`] (`InvalidInput` otherwise).
+///
+/// All or nothing on a socket that keeps messages. On a stream fewer bytes than given may have
+/// been sent; the descriptors went with the first of them. No signal comes when the peer is gone,
+/// but `BrokenPipe`; `WouldBlock` only from a socket that does not block.
+pub fn send_with_fds(
+    socket: impl AsFd,
+    message: &[IoSlice<'_>],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    if fds.len() > MAX_DESCRIPTORS {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut space = [MaybeUninit::uninit(); CONTROL];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    loop {
+        match sendmsg(&socket, message, &mut control, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            answer => return Ok(answer?),
+        }
+    }
+}
+
+/// What one receipt brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes in the buffer. 0 is the end of the connection (or an empty message).
+    pub len: usize,
+    /// The message was longer than the buffer, and the rest of it is lost.
+    pub truncated: bool,
+}
+
+/// Receives one message; its descriptors are appended to `fds`, and close on `exec`.
+///
+/// When not all descriptors of a message could be received (this process may have no more of
+/// them), those that came are closed again and the error is `Other`, with the text "descriptors
+/// were lost": `fds` is as it was, and the message's bytes are in the buffer and of no use.
+/// `WouldBlock` comes when there is none and `wait` is false, or the socket does not block.
+pub fn recv_with_fds(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+    wait: bool,
+) -> io::Result<Received> {
+    let mut flags = RecvFlags::CMSG_CLOEXEC;
+    flags.set(RecvFlags::DONTWAIT, !wait);
+    let mut space = [MaybeUninit::uninit(); CONTROL];
+    // What is not taken out of it, it closes when it goes.
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = loop {
+        let mut parts = [IoSliceMut::new(buffer)];
+        match recvmsg(&socket, &mut parts, &mut control, flags) {
+            Err(Errno::INTR) => {}
+            answer => break answer?,
+        }
+    };
+    if message.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::other("descriptors were lost"));
+    }
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = part {
+            fds.extend(received);
+        }
+    }
+    Ok(Received {
+        len: message.bytes,
+        truncated: message.flags.contains(ReturnFlags::TRUNC),
+    })
+}
+
+#[cfg(test)]
+mod tests;
