@@ -40,11 +40,3 @@ pub mod session;
 /// The server: identity, listening, a process per session.
 #[cfg(feature = "cli")]
 pub mod server;
-
-// Service: what the program is made of.
-/// Sessions: what runs on the plaintext of a live context, and moves with it.
-#[cfg(feature = "cli")]
-pub mod session;
-/// The server: accepts, establishes, hands each connection to a process of its own.
-#[cfg(feature = "cli")]
-pub mod server;
