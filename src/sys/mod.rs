@@ -34,7 +34,5 @@ pub mod process;
 pub mod scrub;
 /// Signals as a descriptor.
 pub mod signal;
-/// Signals as a descriptor.
-pub mod signal;
 /// Unix sockets between processes, and what they tell about the peer.
 pub mod socket;
