@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::status::Status;
 
 use super::about::About;
-use super::channel::{Channel, Opened};
+use super::channel::{Channel, MOST_FED, Opened};
 use super::flow::Flow;
 use super::job::Job;
 use super::page::Wish;
@@ -25,8 +25,6 @@ use super::report::Reason;
 const PIECE: usize = 16 * 1024;
 /// Nothing more is sealed while this much is unsent.
 const UNSENT: usize = 128 * 1024;
-/// Bytes taken from the connection at once.
-const TAKEN: usize = 64 * 1024;
 /// A connection with hops due is moved when it has been quiet for so long.
 const QUIET: Duration = Duration::from_millis(20);
 /// How long a session that is over tries to have its last bytes taken.
@@ -55,6 +53,11 @@ impl Hops {
     pub fn made(&mut self) {
         self.left = self.left.saturating_sub(1);
         self.since = 0;
+    }
+
+    /// The next hop was tried too early: it is due again after some more of the connection.
+    pub fn postpone(&mut self) {
+        self.since = self.every.saturating_sub(PIECE as u64);
     }
 
     fn due(&self) -> bool {
@@ -260,7 +263,7 @@ impl Stage {
         if !broken && !events.intersects(PollFlags::IN) {
             return Ok(());
         }
-        let mut bytes = [0; TAKEN];
+        let mut bytes = [0; MOST_FED];
         match (&self.socket).read(&mut bytes) {
             Ok(0) => Err(Reason::Cut),
             Ok(count) => {
@@ -278,8 +281,11 @@ impl Stage {
     /// Ends the context, and then the connection: the last bytes are given time to be taken, and
     /// what the peer still sends is dropped for a while, for a connection closed on unread bytes
     /// would be reset and take the last bytes with it.
-    pub fn close<C: Channel>(mut self, channel: C) {
+    ///
+    /// `ended` is called between the two.
+    pub fn close<C: Channel>(mut self, channel: C, ended: impl FnOnce()) {
         channel.close(&mut self.unsent.bytes);
+        ended();
         drop((self.flow, self.job));
         let until = Instant::now() + LAST_BYTES;
         while !self.unsent.is_empty() {
