@@ -31,8 +31,16 @@ pub mod exit;
 pub mod tls;
 /// Credentials: who an acceptor or an initiator is, and whom it trusts.
 pub mod cred;
+/// Who runs each context, and the domains among whose processes contexts move.
+pub mod ledger;
 /// Message framing: wrap, MIC and close tokens.
 pub mod message;
+/// Record framing: TLS 1.3 records after the handshake.
+pub mod record;
+/// The context itself: keys, facts and the claim that this process runs it.
+pub mod context;
+/// Export and import: hops.
+pub mod transfer;
 
 // Service: what runs contexts.
 /// The jobs of a session, over its plaintext, and what is told of it.
