@@ -39,6 +39,8 @@ pub mod message;
 pub mod record;
 /// The context itself: keys, facts and the claim that this process runs it.
 pub mod context;
+/// Establishing a context, as initiator or acceptor.
+pub mod establish;
 /// Export and import: hops.
 pub mod transfer;
 

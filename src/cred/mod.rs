@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::name::Name;
 use crate::secret::Scratch;
 use crate::status::Minor;
+use crate::sys::process;
 pub use crate::tls::Error;
 use crate::tls::{certificate, signing_key};
 
@@ -214,6 +215,8 @@ impl fmt::Debug for InitiatorCredential {
 pub struct Password {
     user: Name,
     secret: Scratch,
+    /// [`process::word`] of the process whose pages hold it.
+    born: u64,
 }
 
 impl Password {
@@ -227,7 +230,11 @@ impl Password {
         check_password(password.as_bytes())?;
         let mut secret = Scratch::with_capacity(PASSWORD_LIMIT);
         secret.extend_from_slice(password.as_bytes());
-        Ok(Self { user, secret })
+        Ok(Self {
+            user,
+            secret,
+            born: process::word(),
+        })
     }
 
     /// The user.
@@ -235,8 +242,22 @@ impl Password {
         &self.user
     }
 
-    pub(crate) fn secret(&self) -> &[u8] {
-        &self.secret
+    /// That it is here, and not in the process this one was forked from.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self.born == process::word() {
+            true => Ok(()),
+            false => Err(Error::new(
+                Minor::CredentialMissing,
+                "the password is in the process this one was forked from",
+            )),
+        }
+    }
+
+    /// User and password, as texts.
+    pub(crate) fn texts(&self) -> Result<(&str, &str), Error> {
+        self.check()?;
+        let user = check_password(self.user.as_bytes())?;
+        Ok((user, check_password(&self.secret)?))
     }
 }
 

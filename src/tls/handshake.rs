@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use super::Error;
 use super::reader::Reader;
 use super::sink::{Captured, capturing};
-use crate::crypto::{self, AeadKey, IV, MAX_KEY, Suite};
+use crate::crypto::{self, IV, MAX_KEY, Suite};
 use crate::secret::Slot;
 use crate::status::Minor;
 use crate::sys::process;
@@ -173,10 +173,7 @@ impl<C: Side> Handshake<C> {
                 Ok(true) => {}
                 Ok(false) => return Ok(Progress::More),
                 Err(error) => {
-                    // rustls sends no alert for its caller, but it answers what is no record.
-                    self.reader.spoil();
-                    let answered = self.turn(output);
-                    debug_assert!(answered.is_err());
+                    self.refuse(output);
                     return Err(error);
                 }
             }
@@ -228,6 +225,20 @@ impl<C: Side> Handshake<C> {
                 Some(finished) => return Ok(finished),
             }
         }
+    }
+
+    /// Whether the peer's bytes so far are whole records.
+    pub(crate) fn is_between_records(&self) -> bool {
+        self.reader.is_between_records()
+    }
+
+    /// Ends the handshake with the alert `decode_error`: rustls sends none for its caller, but it
+    /// answers what is no record.
+    pub(crate) fn refuse(&mut self, output: &mut Vec<u8>) {
+        self.reader.spoil();
+        let answered = self.turn(output);
+        debug_assert!(answered.is_err());
+        self.drain(output);
     }
 
     /// What rustls still has to say after an error. It gives that up before it looks at input, and
@@ -347,23 +358,5 @@ impl Established {
     /// The exporter secret (RFC 8446 7.5).
     pub(crate) fn exporter_secret(&self) -> &[u8] {
         self.secrets.exporter.as_bytes()
-    }
-
-    /// The last record of a session that goes no further: a fatal alert, sealed.
-    pub(crate) fn refuse(self, alert: u8) -> Vec<u8> {
-        const LENGTH: u8 = 3 + crypto::TAG as u8;
-        let mut key = zeroize::Zeroizing::new([0; MAX_KEY]);
-        let key = &mut key[..self.suite.key_len()];
-        let mut iv = [0; IV];
-        crypto::traffic_key(self.suite, self.tx_secret(), key, &mut iv);
-        // Fatal (2), the alert, the record's true type: alert (21).
-        let (header, mut body) = ([23, 3, 3, 0, LENGTH], [2, alert, 21]);
-        let sealed = AeadKey::new(self.suite, key, &iv)
-            .map(Slot::new)
-            .and_then(|key| key.seal(self.sent, &header, &mut body));
-        match sealed {
-            Ok(tag) => [&header[..], &body, &tag].concat(),
-            Err(_) => Vec::new(),
-        }
     }
 }

@@ -15,7 +15,6 @@ use rustls_pki_types::{AlgorithmIdentifier, PrivateKeyDer, SubjectPublicKeyInfoD
 use zeroize::Zeroizing;
 
 use crate::secret::Slot;
-use crate::sys::process;
 
 /// Takes a private key: PKCS #8 or SEC 1 for ECDSA on P-256 or P-384, PKCS #8 for Ed25519,
 /// PKCS #8 or PKCS #1 for RSA of 2048 to 8192 bits. None when it is none of these.
@@ -108,8 +107,6 @@ enum Pair {
 struct Key {
     pair: Arc<Slot<Pair>>,
     curve: &'static Curve,
-    /// [`process::word`] of the process whose pages hold the pair.
-    born: u64,
     public: Arc<[u8]>,
 }
 
@@ -122,7 +119,6 @@ impl Key {
         Self {
             pair: Arc::new(Slot::new(pair)),
             curve,
-            born: process::word(),
             public,
         }
     }
@@ -145,7 +141,7 @@ impl SigningKey for Key {
 
 impl Signer for Key {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
-        if self.born != process::word() {
+        if !self.pair.is_here() {
             return Err(Error::General(
                 "the private key is in the process this one was forked from".into(),
             ));

@@ -84,6 +84,11 @@ impl Reader {
         self.complete -= count;
     }
 
+    /// Whether no record is incomplete.
+    pub(super) fn is_between_records(&self) -> bool {
+        self.bytes.len() == self.complete
+    }
+
     /// Whether nothing is held: between two records, with all answered for.
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()

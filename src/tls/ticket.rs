@@ -42,7 +42,7 @@ impl Key {
     fn new(now: Instant) -> Option<Self> {
         let mut key = Self {
             id: [0; ID],
-            key: Slot::new([0; 32]),
+            key: Slot::zeroed(),
             made: now,
         };
         secret::random(&mut key.id).ok()?;
