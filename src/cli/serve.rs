@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::cred::{AcceptorCredential, Anchors};
@@ -19,8 +19,8 @@ use super::arguments::{ClientAuth, Serve};
 
 /// Passwords a client may try on one connection.
 const ATTEMPTS: u8 = 3;
-/// Processes, descriptors of which each session needs: its reports, and for a moment its socket.
-const DESCRIPTORS_LEFT: u64 = 64;
+/// Descriptors that are not for sessions: the listener, handshakes, files.
+const DESCRIPTORS_LEFT: u64 = 1200;
 
 /// Why it did not serve.
 #[derive(Debug)]
@@ -60,26 +60,13 @@ impl From<server::Error> for Error {
     }
 }
 
-/// What the server proves itself with, and what to tell the reader about it.
-struct Proof {
-    credential: AcceptorCredential,
-    /// The development identity and where its state is, unless the user gave a certificate.
-    identity: Option<(Identity, Origin, PathBuf)>,
-}
-
 /// Serves until it is stopped; or, in a process forked from the server, runs its session.
 pub fn run(options: Serve) -> Result<(), Error> {
     if let Err(error) = process::set_not_dumpable() {
         log::line(format_args!("this process can be dumped: {error}"));
     }
-    let proof = proof(&options)?;
-    let config = config(&options, &proof)?;
-    let Proof { identity, .. } = proof;
-    let most = match process::raise_descriptor_limit() {
-        Ok(limit) => limit.saturating_sub(DESCRIPTORS_LEFT),
-        Err(_) => u64::MAX,
-    };
-    let sessions = u64::from(options.sessions).min(most);
+    let (credential, identity) = credential(&options)?;
+    let config = config(&options, credential, identity.as_ref().map(|(identity, _)| identity))?;
     let kind = match &options.exec {
         Some(words) => Kind::Exec(words.clone()),
         None if options.http => Kind::Page,
@@ -88,18 +75,18 @@ pub fn run(options: Serve) -> Result<(), Error> {
     let server = Server::open(Plan {
         listen: options.listen,
         config,
-        kind: kind.clone(),
+        kind,
         hops: options.hops,
         hop_every: options.hop_every,
-        sessions: usize::try_from(sessions).unwrap_or(usize::MAX),
+        sessions: sessions(&options),
     })?;
     if memory::unlocked() {
-        log::line(format_args!(
-            "RLIMIT_MEMLOCK is too low to lock all secrets: some may reach swap"
-        ));
+        log::line(format_args!("RLIMIT_MEMLOCK is too low: some secrets may reach swap"));
     }
     let address = server.address().map_err(Error::System)?;
-    greet(&options, &kind, address, identity.as_ref()).map_err(Error::System)?;
+    greet(&options, address, identity.as_ref()).map_err(Error::System)?;
+    // The identity's copy of the private key; the server's own is in secret pages.
+    drop(identity);
     match server.run()? {
         Role::Stopped => log::line(format_args!("stopped")),
         Role::Session(start) => start.run(),
@@ -107,30 +94,42 @@ pub fn run(options: Serve) -> Result<(), Error> {
     Ok(())
 }
 
-fn proof(options: &Serve) -> Result<Proof, Error> {
+/// As many sessions as were asked for and there are descriptors for: each needs one here.
+fn sessions(options: &Serve) -> usize {
+    let most = process::raise_descriptor_limit().unwrap_or(u64::MAX);
+    let sessions = u64::from(options.sessions).min(most.saturating_sub(DESCRIPTORS_LEFT));
+    usize::try_from(sessions).unwrap_or(usize::MAX)
+}
+
+fn credential(options: &Serve) -> Result<(AcceptorCredential, Option<(Identity, Origin)>), Error> {
     if let (Some(cert), Some(key)) = (&options.cert, &options.key) {
         let credential = AcceptorCredential::from_pem_files(cert, key)
             .map_err(|error| Error::Credential("--cert, --key", error))?;
-        return Ok(Proof { credential, identity: None });
+        return Ok((credential, None));
     }
+    let refused = |refused| Error::Identity(identity::Error::State(refused));
     let path = match &options.state {
         Some(path) => path.clone(),
-        None => Folder::default_path().map_err(|error| Error::Identity(error.into()))?,
+        None => Folder::default_path().map_err(refused)?,
     };
-    let state = Folder::open_or_make(&path).map_err(|error| Error::Identity(error.into()))?;
+    let state = Folder::open_or_make(&path).map_err(refused)?;
     let (identity, origin) =
         Identity::ensure(&state, clock::unix_seconds()).map_err(Error::Identity)?;
     let credential = AcceptorCredential::from_pem(identity.server(), identity.server_key())
         .map_err(|error| Error::Credential("development identity", error))?;
-    Ok(Proof { credential, identity: Some((identity, origin, path)) })
+    Ok((credential, Some((identity, origin))))
 }
 
-fn config(options: &Serve, proof: &Proof) -> Result<AcceptorConfig, Error> {
-    let anchors = || match (&options.client_ca, &proof.identity) {
+fn config(
+    options: &Serve,
+    credential: AcceptorCredential,
+    identity: Option<&Identity>,
+) -> Result<AcceptorConfig, Error> {
+    let anchors = || match (&options.client_ca, identity) {
         (Some(path), _) => {
             Anchors::from_pem_file(path).map_err(|error| Error::Credential("--client-ca", error))
         }
-        (None, Some((identity, ..))) => Anchors::from_pem(identity.authority())
+        (None, Some(identity)) => Anchors::from_pem(identity.authority())
             .map_err(|error| Error::Credential("development authority", error)),
         (None, None) => Err(Error::NoClientCa),
     };
@@ -141,7 +140,7 @@ fn config(options: &Serve, proof: &Proof) -> Result<AcceptorConfig, Error> {
     };
     // Who is not asked for anything may stay nobody, in either framing.
     let anonymous = options.client_auth != ClientAuth::Required && options.password_file.is_none();
-    let mut builder = AcceptorConfig::builder(proof.credential()?)
+    let mut builder = AcceptorConfig::builder(credential)
         .client_certificates(clients)
         .anonymous(anonymous);
     if options.http {
@@ -152,4 +151,89 @@ fn config(options: &Serve, proof: &Proof) -> Result<AcceptorConfig, Error> {
         builder = builder.passwords(Arc::new(file), ATTEMPTS);
     }
     builder.build().map_err(|error| Error::Credential("configuration", error))
+}
+
+/// Says where the server listens, and what to try, in lines that work as they stand.
+fn greet(
+    options: &Serve,
+    address: SocketAddr,
+    identity: Option<&(Identity, Origin)>,
+) -> io::Result<()> {
+    let what = match (&options.exec, options.http) {
+        (Some(_), _) => "runs a command for each connection",
+        (None, true) => "serves a page about each connection",
+        (None, false) => "echoes",
+    };
+    let mut out = io::stdout().lock();
+    writeln!(out, "Baton listens on {address} and {what}.")?;
+    if let Some((identity, origin)) = identity {
+        let what = match origin {
+            Origin::Made => "made",
+            Origin::Kept => "kept",
+            Origin::LeavesRenewed => "certificates renewed",
+            Origin::Renewed => "authority and certificates renewed",
+        };
+        writeln!(out, "Development identity {what}: {}", identity.folder().display())?;
+    }
+    // From another machine one would name this one's address; to try, the loopback serves.
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let near = SocketAddr::new(ip, address.port());
+    writeln!(out, "Try, in another terminal:")?;
+    for line in lines(options, near, identity.map(|(identity, _)| identity)) {
+        writeln!(out, "  {line}")?;
+    }
+    out.flush()
+}
+
+/// The lines to try, for `openssl`, `curl` and this program.
+fn lines(options: &Serve, near: SocketAddr, identity: Option<&Identity>) -> [String; 3] {
+    let program = std::env::args_os().next().unwrap_or_else(|| "baton".into());
+    let program = quoted(Path::new(&program));
+    let mut openssl = format!("openssl s_client -connect {near}");
+    // A page answers in HTTP; anything else is not what curl expects, and never ends.
+    let mut curl = match options.http {
+        true => "curl".to_owned(),
+        false => "curl --http0.9 --max-time 1".to_owned(),
+    };
+    let mut connect = format!("{program} connect --message");
+    if let Some(identity) = identity {
+        let authority = quoted(&identity.authority_path());
+        openssl += &format!(" -CAfile {authority}");
+        curl += &format!(" --cacert {authority}");
+        connect += &format!(" --ca {authority}");
+        if options.client_auth == ClientAuth::Required {
+            let (cert, key) = identity.client_paths();
+            let (cert, key) = (quoted(&cert), quoted(&key));
+            openssl += &format!(" -cert {cert} -key {key}");
+            curl += &format!(" --cert {cert} --key {key}");
+            connect += &format!(" --cert {cert} --key {key}");
+        }
+        // The development certificate is for the loopback's names.
+        if !near.ip().is_loopback() {
+            curl += &format!(" --connect-to ::{near}");
+            connect += " --name localhost";
+        }
+    }
+    if options.password_file.is_some() {
+        connect += " --user NAME";
+    }
+    let host = match identity {
+        Some(_) => format!("localhost:{}", near.port()),
+        None => near.to_string(),
+    };
+    [openssl, format!("{curl} https://{host}/"), format!("{connect} {near}")]
+}
+
+/// A path as a word of a shell's command.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    match text.chars().all(plain) && !text.is_empty() {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
 }

@@ -95,7 +95,7 @@ impl Server {
         let listener = TcpListener::bind(listen).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         let options = ledger::Options { collect: true, ..ledger::Options::default() };
-        let domain = Domain::inherited(&options).map_err(Error::Ledger)?;
+        let domain = Domain::inherited_with(&options).map_err(Error::Ledger)?;
         let config = Arc::new(config);
         Ok(Self { listener, config, domain, kind, hops, hop_every, limit: sessions })
     }

@@ -13,8 +13,6 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::process::Signal;
 
-use crate::context::Facts;
-use crate::crypto::Suite;
 use crate::session::about::About;
 use crate::session::channel::Channel;
 use crate::session::drive::Hops;
@@ -349,7 +347,7 @@ impl Running {
         let Handshake { socket, remote, .. } = handshake;
         let session = channel.session();
         let packed = socket.local_addr().map_err(|error| error.to_string()).and_then(|local| {
-            let about = about(&channel, remote, local);
+            let about = About::new(&channel, remote, local);
             let how = Export::default()
                 .to(Importer::ProcessGroup(process::process_group()))
                 .within(IMPORT_LIMIT)
@@ -437,26 +435,4 @@ fn accept(listener: &TcpListener) -> Result<(TcpStream, SocketAddr), Errno> {
     let _ = rustix::net::sockopt::set_socket_keepalive(&socket, true);
     let remote = remote.and_then(|remote| SocketAddr::try_from(remote).ok()).ok_or(Errno::CONNABORTED)?;
     Ok((socket.into(), remote))
-}
-
-fn about<C: Channel>(channel: &C, remote: SocketAddr, local: SocketAddr) -> About {
-    let facts: &Facts = channel.facts();
-    let user_data = facts.user_data.as_ref().and_then(|data| data.user_name());
-    let user = match (user_data, &facts.initiator_name) {
-        (Some(user), _) => Some(user.to_owned()),
-        (None, Some(name)) => Some(name.to_string()),
-        (None, None) => None,
-    };
-    About {
-        session: channel.session(),
-        remote,
-        local,
-        cipher: Suite::from_code(facts.suite).map_or("unknown", Suite::name),
-        framing: C::FRAMING,
-        user,
-        resumed: facts.resumed,
-        handshake_process: process::pid(),
-        processes: Vec::new(),
-        hops: facts.hops,
-    }
 }

@@ -103,7 +103,7 @@ struct Here {
 }
 
 impl Here {
-    fn import<C: Channel>(mut self, sealed: C::Sealed) {
+    fn import<C: Channel>(self, sealed: C::Sealed) {
         match C::import(&self.domain, sealed, self.stage.socket.as_fd()) {
             Ok(channel) => self.run(channel),
             // Not told as an end: the server has the token still, and may try another process.
