@@ -130,29 +130,47 @@ fn unsafety(file: &Source) -> Vec<String> {
 enum Unsafe {
     /// A block, an item, an attribute: someone promises something.
     Use,
-    /// The type of a function pointer: nothing is promised yet.
-    Type,
+    /// The type of a function pointer, a method whose contract is its trait's: nothing is
+    /// promised here.
+    Word,
 }
 
+/// Every `unsafe` with its line.
 fn unsafe_words(tokens: &TokenStream) -> Vec<(usize, Unsafe)> {
-    let tokens: Vec<TokenTree> = tokens.clone().into_iter().collect();
     let mut found = Vec::new();
+    find_unsafe(tokens, false, &mut found);
+    found
+}
+
+fn find_unsafe(tokens: &TokenStream, of_trait: bool, found: &mut Vec<(usize, Unsafe)>) {
+    let tokens: Vec<TokenTree> = tokens.clone().into_iter().collect();
+    // Whether the item that is being read implements a trait: `impl ... for ...`.
+    let (mut implements, mut for_type) = (false, false);
     for (at, token) in tokens.iter().enumerate() {
         match token {
             TokenTree::Ident(word) if word == "unsafe" => {
-                let next = tokens[at + 1..].iter().take(3);
-                let function = next.clone().position(|token| is_ident(Some(token), "fn"));
+                let mut next = tokens[at + 1..].iter().take(3);
+                let function = next.position(|token| is_ident(Some(token), "fn"));
                 let pointer = function.is_some_and(|function| {
                     group(tokens.get(at + function + 2), Delimiter::Parenthesis).is_some()
                 });
-                let kind = if pointer { Unsafe::Type } else { Unsafe::Use };
+                let word_only = pointer || (of_trait && function.is_some());
+                let kind = if word_only { Unsafe::Word } else { Unsafe::Use };
                 found.push((word.span().start().line, kind));
             }
-            TokenTree::Group(inner) => found.extend(unsafe_words(&inner.stream())),
+            TokenTree::Ident(word) if word == "impl" => implements = true,
+            TokenTree::Ident(word) if word == "for" && !is_mark(tokens.get(at + 1), '<') => {
+                for_type = implements;
+            }
+            TokenTree::Group(inner) => {
+                find_unsafe(&inner.stream(), for_type, found);
+                if inner.delimiter() == Delimiter::Brace {
+                    (implements, for_type) = (false, false);
+                }
+            }
             _ => {}
         }
     }
-    found
 }
 
 /// Whether one of the five lines above, or the comment and attributes that end there, says why.

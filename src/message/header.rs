@@ -63,8 +63,28 @@ impl Header {
     //= spec/messages.md#malformed
     #[inline]
     pub(super) fn parse(token: &[u8], kind: Kind) -> Result<Self, Error> {
-        let (head, body) = token.split_first_chunk::<HEADER>().ok_or(Error::Malformed)?;
-        let [first, flags, 0, 0, g0, g1, g2, g3, s0, s1, s2, s3, s4, s5, s6, s7] = *head else {
+        let (head, body) = token
+            .split_first_chunk::<HEADER>()
+            .ok_or(Error::Malformed)?;
+        let [
+            first,
+            flags,
+            0,
+            0,
+            g0,
+            g1,
+            g2,
+            g3,
+            s0,
+            s1,
+            s2,
+            s3,
+            s4,
+            s5,
+            s6,
+            s7,
+        ] = *head
+        else {
             return Err(Error::Malformed);
         };
         let header = Self {

@@ -25,8 +25,13 @@ impl Key {
         let (key, iv) = material.split_at_checked(suite.key_len()).ok_or(Refused)?;
         let aead = AeadKey::new(suite, key, iv)?;
         let mut kept = [0; MAX_KEY + IV];
-        kept.get_mut(..material.len()).ok_or(Refused)?.copy_from_slice(material);
-        Ok(Self { aead, material: kept })
+        kept.get_mut(..material.len())
+            .ok_or(Refused)?
+            .copy_from_slice(material);
+        Ok(Self {
+            aead,
+            material: kept,
+        })
     }
 
     /// The key of a generation's secret.
@@ -50,7 +55,12 @@ impl Key {
 
     //= spec/messages.md#nonce
     #[inline]
-    pub(super) fn seal(&self, sequence: u64, aad: &[u8], in_out: &mut [u8]) -> Result<[u8; TAG], Refused> {
+    pub(super) fn seal(
+        &self,
+        sequence: u64,
+        aad: &[u8],
+        in_out: &mut [u8],
+    ) -> Result<[u8; TAG], Refused> {
         self.aead.seal(sequence, aad, in_out)
     }
 
@@ -71,7 +81,10 @@ pub(super) struct Chain {
 impl Chain {
     /// Generation 0. `secret` is [`Suite::secret_len`] bytes long, else it panics.
     pub(super) fn new(suite: Suite, secret: &[u8]) -> Self {
-        assert!(secret.len() == suite.secret_len(), "a secret is as long as the suite's hash");
+        assert!(
+            secret.len() == suite.secret_len(),
+            "a secret is as long as the suite's hash"
+        );
         let mut padded = Secret::new([0; MAX_SECRET]);
         padded[..secret.len()].copy_from_slice(secret);
         Self::at(suite, 0, &padded)
@@ -79,7 +92,11 @@ impl Chain {
 
     /// A later generation, of its secret.
     pub(super) fn at(suite: Suite, generation: u32, secret: &Secret) -> Self {
-        Self { generation, secret: **secret, key: Key::derive(suite, secret) }
+        Self {
+            generation,
+            secret: **secret,
+            key: Key::derive(suite, secret),
+        }
     }
 
     /// A generation as it travelled. Refused when a length is not the suite's.
@@ -94,7 +111,11 @@ impl Chain {
         }
         let mut padded = [0; MAX_SECRET];
         padded[..secret.len()].copy_from_slice(secret);
-        Ok(Self { generation, secret: padded, key: Key::restore(suite, material)? })
+        Ok(Self {
+            generation,
+            secret: padded,
+            key: Key::restore(suite, material)?,
+        })
     }
 
     /// The secret, as it travels.

@@ -99,19 +99,18 @@ pub struct Unwrapped<'a> {
 ///
 /// All keys and secrets are in one [`Slot`]: wiped on drop, in forked children, and out of core
 /// dumps. The key of the receiver's previous generation has a second one, as long as it is kept.
+/// What a forked child has is no state any more: every call there is refused.
 pub struct Message {
-    state: Slot<State>,
-    previous: Option<Slot<Key>>,
-}
-
-struct State {
-    /// False in the copy that a forked child has: its page reads as zeros.
-    alive: bool,
     suite: Suite,
     initiator: bool,
     services: Services,
     closed_here: bool,
     closed_by_peer: bool,
+    state: Slot<State>,
+    previous: Option<Slot<Key>>,
+}
+
+struct State {
     tx: Sending,
     rx: Chain,
     window: Window,
@@ -142,53 +141,37 @@ impl Message {
         rx_secret: &[u8],
         services: Services,
     ) -> Self {
-        let state = Self::start(suite, initiator, tx_secret, rx_secret, services);
+        let state = State::start(suite, tx_secret, rx_secret);
         scrub_stack();
-        Self { state, previous: None }
-    }
-
-    /// Not inlined: the keys it leaves on the stack are below its caller, who wipes them.
-    #[inline(never)]
-    fn start(
-        suite: Suite,
-        initiator: bool,
-        tx_secret: &[u8],
-        rx_secret: &[u8],
-        services: Services,
-    ) -> Slot<State> {
-        let chain = Chain::new(suite, tx_secret);
-        Slot::new(State {
-            alive: true,
+        Self {
             suite,
             initiator,
             services,
             closed_here: false,
             closed_by_peer: false,
-            tx: Sending { chain, sequence: 0, messages: 0, bytes: 0 },
-            rx: Chain::new(suite, rx_secret),
-            window: Window::default(),
-            since: 0,
-        })
+            state,
+            previous: None,
+        }
     }
 
     /// The cipher suite.
     pub fn suite(&self) -> Suite {
-        self.state.suite
+        self.suite
     }
 
     /// The granted services.
     pub fn services(&self) -> Services {
-        self.state.services
+        self.services
     }
 
     /// Whether [`Message::close`] was called.
     pub fn is_closed_here(&self) -> bool {
-        self.state.closed_here
+        self.closed_here
     }
 
     /// Whether the peer's close token was received.
     pub fn is_closed_by_peer(&self) -> bool {
-        self.state.closed_by_peer
+        self.closed_by_peer
     }
 
     /// The largest message whose wrap token has at most `max_token` bytes (RFC 2743 2.2.7); 0 also
@@ -202,7 +185,11 @@ impl Message {
     //= spec/messages.md#size
     pub const fn wrap_size_limit(_confidential: bool, max_token: usize) -> usize {
         let room = max_token.saturating_sub(OVERHEAD);
-        if room < MAX_MESSAGE { room } else { MAX_MESSAGE }
+        if room < MAX_MESSAGE {
+            room
+        } else {
+            MAX_MESSAGE
+        }
     }
 
     /// Makes a wrap token of `message` (at most [`MAX_MESSAGE`] bytes; RFC 2743 2.3.3).
@@ -230,7 +217,9 @@ impl Message {
         let Some((signed, tag)) = buffer.split_last_chunk_mut::<TAG>() else {
             return Err(Error::BufferTooShort);
         };
-        let Some(len) = signed.len().checked_sub(HEADER) else { return Err(Error::BufferTooShort) };
+        let Some(len) = signed.len().checked_sub(HEADER) else {
+            return Err(Error::BufferTooShort);
+        };
         let header = self.number(Kind::Wrap, confidential, len)?;
         let (head, message) = signed.split_at_mut(HEADER);
         head.copy_from_slice(&header.encode());
@@ -268,7 +257,7 @@ impl Message {
         //= spec/messages.md#close
         let header = self.number(Kind::Close, false, 0)?;
         let tag = self.seal(&header, &header.encode(), &mut [])?;
-        self.state.closed_here = true;
+        self.closed_here = true;
         Ok(join(header.encode(), tag))
     }
 
@@ -283,7 +272,11 @@ impl Message {
         let (aad, in_out) = token.split_at_mut(if header.confidential { HEADER } else { end });
         let supplementary = self.verify(&header, aad, in_out)?;
         let message = &mut token[HEADER..end];
-        Ok(Unwrapped { message, confidential: header.confidential, supplementary })
+        Ok(Unwrapped {
+            message,
+            confidential: header.confidential,
+            supplementary,
+        })
     }
 
     /// Verifies a MIC token of `message` (RFC 2743 2.3.2). The supplementary status tells about the
@@ -308,7 +301,7 @@ impl Message {
         let header = self.admit(token, Kind::Close)?;
         let (head, tag) = token.split_at(HEADER);
         let supplementary = self.verify(&header, head, &mut tag_of(tag))?;
-        self.state.closed_by_peer = true;
+        self.closed_by_peer = true;
         Ok(supplementary)
     }
 
@@ -316,20 +309,20 @@ impl Message {
     /// to the next generation when it is time.
     #[inline]
     fn number(&mut self, kind: Kind, confidential: bool, len: usize) -> Result<Header, Error> {
-        let state = &mut *self.state;
-        if !state.alive {
+        if !self.state.is_here() {
             return Err(Error::Forked);
         }
         //= spec/messages.md#closed
-        if state.closed_here {
+        if self.closed_here {
             return Err(Error::ClosedHere);
         }
         if len > MAX_MESSAGE {
             return Err(Error::TooLarge);
         }
-        if confidential && !state.services.confidentiality {
+        if confidential && !self.services.confidentiality {
             return Err(Error::NotConfidential);
         }
+        let state = &mut *self.state;
         //= spec/messages.md#sequence
         if state.tx.sequence == u64::MAX {
             return Err(Error::UsedUp);
@@ -337,13 +330,13 @@ impl Message {
         let bytes = (HEADER + len) as u64;
         //= spec/messages.md#move
         if state.tx.messages >= MESSAGES_PER_KEY || state.tx.bytes + bytes > BYTES_PER_KEY {
-            state.tx.move_on(state.suite)?;
+            state.tx.move_on(self.suite)?;
             scrub_stack();
         }
         let header = Header {
             kind,
             confidential,
-            from_acceptor: !state.initiator,
+            from_acceptor: !self.initiator,
             generation: state.tx.chain.generation,
             sequence: state.tx.sequence,
         };
@@ -356,25 +349,25 @@ impl Message {
     #[inline]
     fn seal(&self, header: &Header, aad: &[u8], in_out: &mut [u8]) -> Result<[u8; TAG], Error> {
         let key = &self.state.tx.chain.key;
-        key.seal(header.sequence, aad, in_out).map_err(|_| Error::TooLarge)
+        key.seal(header.sequence, aad, in_out)
+            .map_err(|_| Error::TooLarge)
     }
 
     /// Every check of a received token that needs no key.
     #[inline]
     fn admit(&self, token: &[u8], kind: Kind) -> Result<Header, Error> {
-        let state = &*self.state;
-        if !state.alive {
+        if !self.state.is_here() {
             return Err(Error::Forked);
         }
         let header = Header::parse(token, kind)?;
-        if header.confidential && !state.services.confidentiality {
+        if header.confidential && !self.services.confidentiality {
             return Err(Error::Malformed);
         }
         //= spec/messages.md#reflection
-        if header.from_acceptor != state.initiator {
+        if header.from_acceptor != self.initiator {
             return Err(Error::Reflected);
         }
-        if state.closed_by_peer {
+        if self.closed_by_peer {
             return Err(Error::ClosedByPeer);
         }
         Ok(header)
@@ -384,7 +377,12 @@ impl Message {
     /// learns of the token.
     //= spec/messages.md#forged
     #[inline]
-    fn verify(&mut self, header: &Header, aad: &[u8], in_out: &mut [u8]) -> Result<Supplementary, Error> {
+    fn verify(
+        &mut self,
+        header: &Header,
+        aad: &[u8],
+        in_out: &mut [u8],
+    ) -> Result<Supplementary, Error> {
         let (token, present) = (header.generation, self.state.rx.generation);
         //= spec/messages.md#ahead
         if token == present {
@@ -394,14 +392,19 @@ impl Message {
             scrub_stack();
             opened?;
         } else if present.checked_sub(token) == Some(1) {
-            open(self.previous.as_ref().ok_or(Error::Forged)?, header, aad, in_out)?;
+            open(
+                self.previous.as_ref().ok_or(Error::Forged)?,
+                header,
+                aad,
+                in_out,
+            )?;
         } else {
             return Err(Error::Forged);
         }
         let state = &mut *self.state;
         let place = state.window.accept(header.sequence);
         //= spec/messages.md#supplementary
-        let told = state.services.told(place);
+        let told = self.services.told(place);
         if self.previous.is_some()
             && !state::previous_is_kept(state.rx.generation, state.since, state.window.next())
         {
@@ -421,17 +424,39 @@ impl Message {
         aad: &[u8],
         in_out: &mut [u8],
     ) -> Result<(), Error> {
-        let suite = self.state.suite;
+        let suite = self.suite;
         let (secret, before) = self.state.rx.ahead(suite, steps);
         let next = Chain::at(suite, header.generation, &secret);
         open(&next.key, header, aad, in_out)?;
         //= spec/messages.md#commit
         let state = &mut *self.state;
         let last = core::mem::replace(&mut state.rx, next);
-        let previous = if steps == 1 { last.key } else { Chain::key_of(suite, &before) };
+        let previous = if steps == 1 {
+            last.key
+        } else {
+            Chain::key_of(suite, &before)
+        };
         state.since = header.sequence;
         self.previous = Some(Slot::new(previous));
         Ok(())
+    }
+}
+
+impl State {
+    /// Not inlined: the keys it leaves on the stack are below its caller, who wipes them.
+    #[inline(never)]
+    fn start(suite: Suite, tx_secret: &[u8], rx_secret: &[u8]) -> Slot<Self> {
+        Slot::new(Self {
+            tx: Sending {
+                chain: Chain::new(suite, tx_secret),
+                sequence: 0,
+                messages: 0,
+                bytes: 0,
+            },
+            rx: Chain::new(suite, rx_secret),
+            window: Window::default(),
+            since: 0,
+        })
     }
 }
 
@@ -452,14 +477,17 @@ impl Sending {
 
 #[inline]
 fn open(key: &Key, header: &Header, aad: &[u8], in_out: &mut [u8]) -> Result<(), Error> {
-    key.open(header.sequence, aad, in_out).map_err(|_| Error::Forged)
+    key.open(header.sequence, aad, in_out)
+        .map_err(|_| Error::Forged)
 }
 
 /// The message behind the header, in one piece, as the AEAD wants it. The copy is wiped: the
 /// message may be the caller's secret.
 fn behind(header: &[u8], message: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
     let mut signed = Zeroizing::new(Vec::new());
-    signed.try_reserve_exact(HEADER + message.len()).map_err(|_| Error::TooLarge)?;
+    signed
+        .try_reserve_exact(HEADER + message.len())
+        .map_err(|_| Error::TooLarge)?;
     signed.extend_from_slice(header);
     signed.extend_from_slice(message);
     Ok(signed)

@@ -4,7 +4,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::keys::{Chain, Key};
 use super::window::{WINDOW, Window};
-use super::{BYTES_PER_KEY, HEADER, MAX_MESSAGE, MESSAGES_PER_KEY, Message, Sending, Services, State};
+use super::{
+    BYTES_PER_KEY, HEADER, MAX_MESSAGE, MESSAGES_PER_KEY, Message, Sending, Services, State,
+};
 use crate::codec::{Defect, Framing};
 use crate::crypto::Suite;
 use crate::secret::Slot;
@@ -81,7 +83,8 @@ impl Frozen<'_> {
         // Neither product overflows: 32 bits times 31.
         let counters = messages <= u64::from(MESSAGES_PER_KEY)
             && self.tx_bytes <= BYTES_PER_KEY
-            && (messages * header..=messages * (header + MAX_MESSAGE as u64)).contains(&self.tx_bytes);
+            && (messages * header..=messages * (header + MAX_MESSAGE as u64))
+                .contains(&self.tx_bytes);
         let sequence = match self.tx_sequence.checked_sub(messages) {
             Some(before) if earlier == 0 => before == 0,
             Some(before) => before >= earlier,
@@ -112,30 +115,34 @@ impl Framing for Message {
 
     /// Always possible, but for the wiped copy in a forked process.
     fn freeze(&self) -> Option<Frozen<'_>> {
-        let state = &*self.state;
-        if !state.alive {
+        if !self.state.is_here() {
             return None;
         }
+        let (state, suite) = (&*self.state, self.suite);
         let bits = [
-            (INITIATOR, state.initiator),
-            (REPLAY, state.services.replay),
-            (SEQUENCE, state.services.sequence),
-            (CONFIDENTIALITY, state.services.confidentiality),
-            (CLOSED_HERE, state.closed_here),
-            (CLOSED_BY_PEER, state.closed_by_peer),
+            (INITIATOR, self.initiator),
+            (REPLAY, self.services.replay),
+            (SEQUENCE, self.services.sequence),
+            (CONFIDENTIALITY, self.services.confidentiality),
+            (CLOSED_HERE, self.closed_here),
+            (CLOSED_BY_PEER, self.closed_by_peer),
         ];
         Some(Frozen {
-            suite: state.suite.code(),
-            flags: bits.iter().filter(|(_, set)| *set).map(|(bit, _)| bit).sum(),
-            tx: FrozenChain::of(&state.tx.chain, state.suite),
+            suite: suite.code(),
+            flags: bits
+                .iter()
+                .filter(|(_, set)| *set)
+                .map(|(bit, _)| bit)
+                .sum(),
+            tx: FrozenChain::of(&state.tx.chain, suite),
             tx_sequence: state.tx.sequence,
             tx_messages: state.tx.messages,
             tx_bytes: state.tx.bytes,
-            rx: FrozenChain::of(&state.rx, state.suite),
+            rx: FrozenChain::of(&state.rx, suite),
             rx_next: state.window.next(),
             rx_seen: state.window.seen(),
             rx_since: state.since,
-            rx_previous: self.previous.as_ref().map(|key| Bytes(key.material(state.suite))),
+            rx_previous: self.previous.as_ref().map(|key| Bytes(key.material(suite))),
         })
     }
 
@@ -151,19 +158,11 @@ impl Framing for Message {
         let window = Window::restore(frozen.rx_next, frozen.rx_seen).ok_or(Defect)?;
         let previous = match &frozen.rx_previous {
             None => None,
-            Some(material) => Some(Slot::new(Key::restore(suite, material.0).map_err(|_| Defect)?)),
+            Some(material) => Some(Slot::new(
+                Key::restore(suite, material.0).map_err(|_| Defect)?,
+            )),
         };
         let state = State {
-            alive: true,
-            suite,
-            initiator: has(INITIATOR),
-            services: Services {
-                replay: has(REPLAY),
-                sequence: has(SEQUENCE),
-                confidentiality: has(CONFIDENTIALITY),
-            },
-            closed_here: has(CLOSED_HERE),
-            closed_by_peer: has(CLOSED_BY_PEER),
             tx: Sending {
                 chain: frozen.tx.thaw(suite)?,
                 sequence: frozen.tx_sequence,
@@ -174,6 +173,18 @@ impl Framing for Message {
             window,
             since: frozen.rx_since,
         };
-        Ok(Self { state: Slot::new(state), previous })
+        Ok(Self {
+            suite,
+            initiator: has(INITIATOR),
+            services: Services {
+                replay: has(REPLAY),
+                sequence: has(SEQUENCE),
+                confidentiality: has(CONFIDENTIALITY),
+            },
+            closed_here: has(CLOSED_HERE),
+            closed_by_peer: has(CLOSED_BY_PEER),
+            state: Slot::new(state),
+            previous,
+        })
     }
 }

@@ -72,7 +72,11 @@ impl Window {
             self.next = number.saturating_add(1);
             self.shift(skipped.saturating_add(1));
             self.seen[0] |= 1;
-            return if skipped == 0 { Place::Next } else { Place::Gap };
+            return if skipped == 0 {
+                Place::Next
+            } else {
+                Place::Gap
+            };
         }
         let back = self.next - 1 - number;
         if back >= WINDOW {
@@ -107,11 +111,21 @@ mod tests {
 
     use super::*;
 
-    const NONE: Supplementary =
-        Supplementary { duplicate: false, old: false, unsequenced: false, gap: false };
+    const NONE: Supplementary = Supplementary {
+        duplicate: false,
+        old: false,
+        unsequenced: false,
+        gap: false,
+    };
     const GAP: Supplementary = Supplementary { gap: true, ..NONE };
-    const UNSEQ: Supplementary = Supplementary { unsequenced: true, ..NONE };
-    const DUP: Supplementary = Supplementary { duplicate: true, ..NONE };
+    const UNSEQ: Supplementary = Supplementary {
+        unsequenced: true,
+        ..NONE
+    };
+    const DUP: Supplementary = Supplementary {
+        duplicate: true,
+        ..NONE
+    };
     const OLD: Supplementary = Supplementary { old: true, ..NONE };
 
     /// One row: the services, and numbers in the order of arrival with what is told.
@@ -125,40 +139,138 @@ mod tests {
     fn each_number_gets_its_supplementary_status() {
         const END: u64 = u64::MAX - 1;
         let rows = [
-            Row("nothing is told", false, false, &[(1, NONE), (0, NONE), (0, NONE), (400, NONE), (2, NONE)]),
+            Row(
+                "nothing is told",
+                false,
+                false,
+                &[(1, NONE), (0, NONE), (0, NONE), (400, NONE), (2, NONE)],
+            ),
             Row("in order", false, true, &[(0, NONE), (1, NONE), (2, NONE)]),
-            Row("gap and late arrival", false, true, &[(0, NONE), (2, GAP), (3, NONE), (1, UNSEQ)]),
-            Row("gap at the start", false, true, &[(1, GAP), (2, NONE), (0, UNSEQ), (3, NONE)]),
-            Row("sequencing tells replays too", false, true, &[(0, NONE), (0, DUP)]),
-            Row("past 32 bits", false, true, &[
-                ((1 << 32) - 1, GAP),
-                (1 << 32, NONE),
-                ((1 << 32) + 2, GAP),
-                ((1 << 32) + 1, UNSEQ),
-                (0, OLD),
-            ]),
-            Row("both", true, true, &[
-                (4, GAP), (2, UNSEQ), (9, GAP), (2, DUP), (0, UNSEQ), (0, DUP), (4, DUP), (9, DUP), (10, NONE),
-            ]),
-            Row("replays only", true, false, &[
-                (4, NONE), (2, NONE), (9, NONE), (2, DUP), (0, NONE), (0, DUP), (4, DUP), (9, DUP), (10, NONE),
-            ]),
-            Row("the window's edge", true, true, &[
-                (256, GAP), (1, UNSEQ), (0, OLD), (1, DUP), (257, NONE), (1, OLD), (2, UNSEQ), (2, DUP),
-            ]),
-            Row("the window's edge, replays only", true, false, &[
-                (256, NONE), (1, NONE), (0, OLD), (1, DUP), (257, NONE), (1, OLD), (2, NONE), (2, DUP),
-            ]),
-            Row("a jump over the whole window", true, true, &[
-                (0, NONE), (1000, GAP), (999, UNSEQ), (745, UNSEQ), (744, OLD), (0, OLD),
-            ]),
-            Row("the last number", true, true, &[(END, GAP), (END, DUP), (END - 1, UNSEQ), (END - 256, OLD)]),
+            Row(
+                "gap and late arrival",
+                false,
+                true,
+                &[(0, NONE), (2, GAP), (3, NONE), (1, UNSEQ)],
+            ),
+            Row(
+                "gap at the start",
+                false,
+                true,
+                &[(1, GAP), (2, NONE), (0, UNSEQ), (3, NONE)],
+            ),
+            Row(
+                "sequencing tells replays too",
+                false,
+                true,
+                &[(0, NONE), (0, DUP)],
+            ),
+            Row(
+                "past 32 bits",
+                false,
+                true,
+                &[
+                    ((1 << 32) - 1, GAP),
+                    (1 << 32, NONE),
+                    ((1 << 32) + 2, GAP),
+                    ((1 << 32) + 1, UNSEQ),
+                    (0, OLD),
+                ],
+            ),
+            Row(
+                "both",
+                true,
+                true,
+                &[
+                    (4, GAP),
+                    (2, UNSEQ),
+                    (9, GAP),
+                    (2, DUP),
+                    (0, UNSEQ),
+                    (0, DUP),
+                    (4, DUP),
+                    (9, DUP),
+                    (10, NONE),
+                ],
+            ),
+            Row(
+                "replays only",
+                true,
+                false,
+                &[
+                    (4, NONE),
+                    (2, NONE),
+                    (9, NONE),
+                    (2, DUP),
+                    (0, NONE),
+                    (0, DUP),
+                    (4, DUP),
+                    (9, DUP),
+                    (10, NONE),
+                ],
+            ),
+            Row(
+                "the window's edge",
+                true,
+                true,
+                &[
+                    (256, GAP),
+                    (1, UNSEQ),
+                    (0, OLD),
+                    (1, DUP),
+                    (257, NONE),
+                    (1, OLD),
+                    (2, UNSEQ),
+                    (2, DUP),
+                ],
+            ),
+            Row(
+                "the window's edge, replays only",
+                true,
+                false,
+                &[
+                    (256, NONE),
+                    (1, NONE),
+                    (0, OLD),
+                    (1, DUP),
+                    (257, NONE),
+                    (1, OLD),
+                    (2, NONE),
+                    (2, DUP),
+                ],
+            ),
+            Row(
+                "a jump over the whole window",
+                true,
+                true,
+                &[
+                    (0, NONE),
+                    (1000, GAP),
+                    (999, UNSEQ),
+                    (745, UNSEQ),
+                    (744, OLD),
+                    (0, OLD),
+                ],
+            ),
+            Row(
+                "the last number",
+                true,
+                true,
+                &[(END, GAP), (END, DUP), (END - 1, UNSEQ), (END - 256, OLD)],
+            ),
         ];
         for Row(name, replay, sequence, numbers) in rows {
-            let services = Services { replay, sequence, confidentiality: true };
+            let services = Services {
+                replay,
+                sequence,
+                confidentiality: true,
+            };
             let mut window = Window::default();
             for (i, &(number, told)) in numbers.iter().enumerate() {
-                assert_eq!(services.told(window.accept(number)), told, "{name}, number {i}");
+                assert_eq!(
+                    services.told(window.accept(number)),
+                    told,
+                    "{name}, number {i}"
+                );
             }
         }
     }
@@ -211,9 +323,9 @@ mod tests {
         assert!(Window::restore(0, [0, 0]).is_some());
         assert!(Window::restore(u64::MAX, [u128::MAX; 2]).is_some());
         let impossible = [
-            (0, [1, 0]),             // received something, expects number 0
-            (1, [0, 0]),             // expects number 1, has not received 0
-            (1, [3, 0]),             // has received number -1
+            (0, [1, 0]), // received something, expects number 0
+            (1, [0, 0]), // expects number 1, has not received 0
+            (1, [3, 0]), // has received number -1
             (127, [1 << 127 | 1, 0]),
             (128, [u128::MAX, 1]),
             (255, [u128::MAX, 1 << 127]),

@@ -34,5 +34,7 @@ mod page;
 pub mod process;
 /// Wiping memory that the compiler would rather leave.
 pub mod scrub;
+/// Signals as a descriptor.
+pub mod signal;
 /// Unix sockets between processes, and what they tell about the peer.
 pub mod socket;

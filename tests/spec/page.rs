@@ -118,6 +118,10 @@ pub(crate) fn is_obligation(word: &str) -> bool {
 
 /// A heading's name in links, as code hosts make it.
 fn slug(title: &str) -> String {
+    let words = title
+        .split('<')
+        .map(|part| part.split_once('>').map_or(part, |(_, rest)| rest));
+    let title: String = words.collect();
     let kept = |c: &char| c.is_alphanumeric() || [' ', '-', '_'].contains(c);
     title
         .trim()

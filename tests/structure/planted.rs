@@ -155,6 +155,9 @@ fn unsafe_code_is_caught() {
     for text in [
         "fn g() {\nunsafe { f() }\n}",
         "/// Does it.\npub unsafe fn f() {}",
+        "impl B {\nunsafe fn f() {} }",
+        "impl<F: for<'a> G<'a>> B<F> {\nunsafe fn f() {} }",
+        "impl A for B { fn g() {\nunsafe { f() } } }",
         "// Send is fine.\nunsafe impl Send for T {}",
         "// SAFETY: for the first only.\nunsafe impl Send for T {}\n\n\n\n\n\nunsafe impl Sync for T {}",
     ] {
@@ -164,6 +167,7 @@ fn unsafe_code_is_caught() {
         "fn g() {\n// SAFETY: reasons.\nunsafe { f() }\n}",
         "/// Does it.\n///\n/// # Safety\n/// a\n/// b\n/// c\n/// d\n/// e\n/// f\n#[inline]\npub unsafe fn f() {}",
         "type F = unsafe extern \"C\" fn(u8);",
+        "// SAFETY: reasons.\nunsafe impl A for B {\n\n\n\n\n\n\nunsafe fn f() {} }",
     ] {
         assert_eq!(findings("src/sys/memory.rs", text), 0, "{text}");
     }

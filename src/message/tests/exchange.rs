@@ -34,7 +34,9 @@ fn a_header_is_the_one_of_the_page() {
         generation: 0x0102_0304,
         sequence: 0x1112_1314_1516_1718,
     };
-    let bytes = [1, 3, 0, 0, 1, 2, 3, 4, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18];
+    let bytes = [
+        1, 3, 0, 0, 1, 2, 3, 4, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18,
+    ];
     assert_eq!(header.encode(), bytes);
     let token = [&bytes[..], &[0; TAG]].concat();
     assert_eq!(Header::parse(&token, Kind::Wrap), Ok(header));
@@ -69,9 +71,14 @@ fn sizes_are_those_of_the_page() {
         }
         assert_eq!(initiator.get_mic(&vec![7; len]).unwrap().len(), 32);
     }
-    for (token, message) in
-        [(0, 0), (31, 0), (32, 0), (33, 1), (MAX_MESSAGE + 33, MAX_MESSAGE), (usize::MAX, MAX_MESSAGE)]
-    {
+    for (token, message) in [
+        (0, 0),
+        (31, 0),
+        (32, 0),
+        (33, 1),
+        (MAX_MESSAGE + 33, MAX_MESSAGE),
+        (usize::MAX, MAX_MESSAGE),
+    ] {
         assert_eq!(Message::wrap_size_limit(true, token), message);
     }
 }
@@ -83,14 +90,23 @@ fn a_message_over_the_limit_is_refused_and_takes_no_number() {
     let (mut initiator, mut acceptor) = pair(Suite::Aes128Gcm, ALL);
     let before = frozen(&initiator);
     let mut large = vec![0; MAX_MESSAGE + 1 + OVERHEAD];
-    assert_eq!(initiator.wrap(true, &large[OVERHEAD..]), Err(Error::TooLarge));
-    assert_eq!(initiator.wrap_in_place(true, &mut large), Err(Error::TooLarge));
+    assert_eq!(
+        initiator.wrap(true, &large[OVERHEAD..]),
+        Err(Error::TooLarge)
+    );
+    assert_eq!(
+        initiator.wrap_in_place(true, &mut large),
+        Err(Error::TooLarge)
+    );
     assert_eq!(initiator.get_mic(&large[OVERHEAD..]), Err(Error::TooLarge));
     assert_eq!(frozen(&initiator), before);
 
     let mic = initiator.get_mic(b"").unwrap();
     let before = frozen(&acceptor);
-    assert_eq!(acceptor.verify_mic(&large[OVERHEAD..], &mic), Err(Error::TooLarge));
+    assert_eq!(
+        acceptor.verify_mic(&large[OVERHEAD..], &mic),
+        Err(Error::TooLarge)
+    );
     large[0] = 1;
     assert_eq!(acceptor.unwrap(&mut large).unwrap_err(), Error::Malformed);
     assert_eq!(frozen(&acceptor), before);
@@ -106,7 +122,10 @@ fn wrapping_in_place_and_wrapping_give_the_same_token() {
         assert_eq!(buffer, other.wrap(confidential, b"message").unwrap());
     }
     for len in 0..OVERHEAD {
-        assert_eq!(one.wrap_in_place(true, &mut vec![0; len]), Err(Error::BufferTooShort));
+        assert_eq!(
+            one.wrap_in_place(true, &mut vec![0; len]),
+            Err(Error::BufferTooShort)
+        );
     }
 }
 
@@ -116,7 +135,11 @@ fn wrapping_in_place_and_wrapping_give_the_same_token() {
 #[test]
 fn a_duplicate_is_delivered_and_told() {
     for (replay, sequence) in [(false, false), (true, false), (false, true), (true, true)] {
-        let services = Services { replay, sequence, confidentiality: true };
+        let services = Services {
+            replay,
+            sequence,
+            confidentiality: true,
+        };
         let (mut initiator, mut acceptor) = pair(Suite::Aes128Gcm, services);
         let sent: Vec<Token> = (0..300u32)
             .map(|i| match i % 3 {
@@ -141,7 +164,11 @@ fn a_duplicate_is_delivered_and_told() {
             (43, told(false, true, false, false)),
         ];
         for (i, expected) in cases {
-            assert_eq!(sent[i].give(&mut acceptor), Ok(expected), "{i} {services:?}");
+            assert_eq!(
+                sent[i].give(&mut acceptor),
+                Ok(expected),
+                "{i} {services:?}"
+            );
         }
     }
 }
@@ -164,7 +191,10 @@ fn closing_ends_one_direction_and_not_the_other() {
     assert_eq!(late.refused(&mut acceptor), Error::ClosedByPeer);
     assert_eq!(close.refused(&mut acceptor), Error::ClosedByPeer);
 
-    assert_eq!(Token::wrap(&mut acceptor, true, b"answer").give(&mut initiator), quiet());
+    assert_eq!(
+        Token::wrap(&mut acceptor, true, b"answer").give(&mut initiator),
+        quiet()
+    );
     assert_eq!(Token::close(&mut acceptor).give(&mut initiator), quiet());
     assert!(hop(&initiator).is_closed_here() && hop(&initiator).is_closed_by_peer());
 }
@@ -178,7 +208,10 @@ fn encryption_that_was_not_granted_is_refused_on_both_sides() {
     let (mut initiator, _) = pair(Suite::Aes128Gcm, ALL);
     let token = Token::wrap(&mut initiator, true, b"message");
     assert_eq!(token.refused(&mut acceptor), Error::Malformed);
-    assert_eq!(Token::wrap(&mut plain, false, b"message").give(&mut acceptor), quiet());
+    assert_eq!(
+        Token::wrap(&mut plain, false, b"message").give(&mut acceptor),
+        quiet()
+    );
 }
 
 #[test]

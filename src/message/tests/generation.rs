@@ -16,7 +16,10 @@ fn after(sender: &mut Message, steps: u32, message: &[u8]) -> Token {
 }
 
 fn generations(message: &Message) -> (u32, u32) {
-    (message.state.tx.chain.generation, message.state.rx.generation)
+    (
+        message.state.tx.chain.generation,
+        message.state.rx.generation,
+    )
 }
 
 //= proves spec/messages.md#move
@@ -58,7 +61,10 @@ fn a_sender_moves_on_before_so_many_bytes() {
         (84, 1, 116),
     ] {
         let token = Token::wrap(&mut initiator, false, &vec![1; len]);
-        assert_eq!((token.header().generation, initiator.state.tx.bytes), (generation, bytes));
+        assert_eq!(
+            (token.header().generation, initiator.state.tx.bytes),
+            (generation, bytes)
+        );
         assert_eq!(token.give(&mut acceptor), Ok(Supplementary::default()));
     }
     assert_eq!(initiator.state.tx.messages, 2);
@@ -74,7 +80,10 @@ fn the_generation_changes_after_2_to_the_20_tokens() {
     }
     assert_eq!(generations(&initiator), (0, 0));
     let token = Token::mic(&mut initiator, b"");
-    assert_eq!((token.header().generation, token.header().sequence), (1, 1 << 20));
+    assert_eq!(
+        (token.header().generation, token.header().sequence),
+        (1, 1 << 20)
+    );
 }
 
 //= proves spec/messages.md#ahead
@@ -82,11 +91,16 @@ fn the_generation_changes_after_2_to_the_20_tokens() {
 fn a_receiver_tries_four_generations_ahead_and_no_more() {
     for steps in 1..=6 {
         let (mut initiator, mut acceptor) = pair(Suite::Aes128Gcm, ALL);
-        Token::wrap(&mut initiator, true, b"first").give(&mut acceptor).unwrap();
+        Token::wrap(&mut initiator, true, b"first")
+            .give(&mut acceptor)
+            .unwrap();
         let token = after(&mut initiator, steps, b"ahead");
         assert_eq!(token.header().generation, steps);
         if steps <= AHEAD {
-            assert_eq!(token.give(&mut acceptor).map(|told| told.gap), Ok(steps > 1));
+            assert_eq!(
+                token.give(&mut acceptor).map(|told| told.gap),
+                Ok(steps > 1)
+            );
             assert_eq!(acceptor.state.rx.generation, steps);
             let next = Token::mic(&mut initiator, b"next");
             assert_eq!(next.give(&mut acceptor), Ok(Supplementary::default()));
@@ -133,7 +147,10 @@ fn late_tokens_of_the_generation_before_are_accepted_until_the_window_has_passed
     assert_eq!(older.refused(&mut acceptor), Error::Forged);
     assert!(late[0].give(&mut acceptor).unwrap().unsequenced);
     for number in 4..3 + 255 {
-        assert_eq!(Token::mic(&mut initiator, b"").give(&mut acceptor), Ok(Supplementary::default()));
+        assert_eq!(
+            Token::mic(&mut initiator, b"").give(&mut acceptor),
+            Ok(Supplementary::default())
+        );
         assert!(acceptor.previous.is_some(), "{number}");
     }
     let mut other = hop(&acceptor);
@@ -158,7 +175,12 @@ fn no_key_is_kept_for_a_token_that_is_already_behind_the_window() {
     // A peer that breaks the rules: an old number under a new generation.
     sequence(&mut initiator, 10);
     exhaust(&mut initiator);
-    assert!(Token::mic(&mut initiator, b"").give(&mut acceptor).unwrap().old);
+    assert!(
+        Token::mic(&mut initiator, b"")
+            .give(&mut acceptor)
+            .unwrap()
+            .old
+    );
     assert!(acceptor.previous.is_none());
     assert_eq!(acceptor.state.since, 10);
     frozen(&hop(&acceptor));
@@ -176,7 +198,10 @@ fn a_sender_does_not_go_past_the_last_generation() {
     let (messages, sequence) = (initiator.state.tx.messages, initiator.state.tx.sequence);
     assert_eq!(initiator.wrap(true, b""), Err(Error::UsedUp));
     assert_eq!(initiator.get_mic(b""), Err(Error::UsedUp));
-    assert_eq!((initiator.state.tx.messages, initiator.state.tx.sequence), (messages, sequence));
+    assert_eq!(
+        (initiator.state.tx.messages, initiator.state.tx.sequence),
+        (messages, sequence)
+    );
 }
 
 /// Near the last generation the receiver looks ahead over the end and does not wrap around.

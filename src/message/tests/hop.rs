@@ -123,12 +123,18 @@ fn a_state_no_run_leads_to_is_not_thawed() {
             state.tx_bytes = 1 << 24;
         }
         let message = thaw(&state.encode()).ok();
-        assert_eq!(message.map(|message| frozen(&message)), Some(state.encode()), "{i}");
+        assert_eq!(
+            message.map(|message| frozen(&message)),
+            Some(state.encode()),
+            "{i}"
+        );
     }
 
     let impossible: [(&str, fn(&mut Fields)); 36] = [
         ("an unknown suite", |state| state.suite = 0x1304),
-        ("another suite of the same lengths, key too long", |state| state.suite = 0x1303),
+        ("another suite of the same lengths, key too long", |state| {
+            state.suite = 0x1303
+        }),
         ("an unknown flag", |state| state.flags = 0x4f),
         ("an unknown flag", |state| state.flags = 0x8f),
         ("tx secret short", |state| state.tx_secret.truncate(47)),
@@ -141,31 +147,63 @@ fn a_state_no_run_leads_to_is_not_thawed() {
         ("rx secret long", |state| state.rx_secret = vec![0; 4096]),
         ("rx key short", |state| state.rx_key.truncate(11)),
         ("rx key long", |state| state.rx_key = vec![0; 4096]),
-        ("previous key short", |state| state.rx_previous = Some(vec![0; 43])),
-        ("previous key long", |state| state.rx_previous = Some(vec![0; 45])),
-        ("previous key empty", |state| state.rx_previous = Some(vec![])),
+        ("previous key short", |state| {
+            state.rx_previous = Some(vec![0; 43])
+        }),
+        ("previous key long", |state| {
+            state.rx_previous = Some(vec![0; 45])
+        }),
+        ("previous key empty", |state| {
+            state.rx_previous = Some(vec![])
+        }),
         ("previous key missing", |state| state.rx_previous = None),
-        ("previous key where none is kept", |state| state.rx_since = 244),
-        ("previous key in generation 0", |state| (state.rx_generation, state.rx_since) = (0, 0)),
-        ("since in generation 0", |state| (state.rx_generation, state.rx_previous) = (0, None)),
+        ("previous key where none is kept", |state| {
+            state.rx_since = 244
+        }),
+        ("previous key in generation 0", |state| {
+            (state.rx_generation, state.rx_since) = (0, 0)
+        }),
+        ("since in generation 0", |state| {
+            (state.rx_generation, state.rx_previous) = (0, None)
+        }),
         ("since at next", |state| state.rx_since = 500),
         ("since past next", |state| state.rx_since = u64::MAX),
         ("since below the generation", |state| {
-            (state.rx_generation, state.rx_next, state.rx_since, state.rx_seen) = (3, 4, 2, [0b1111, 0]);
+            (
+                state.rx_generation,
+                state.rx_next,
+                state.rx_since,
+                state.rx_seen,
+            ) = (3, 4, 2, [0b1111, 0]);
         }),
         ("messages over the limit", |state| {
-            (state.tx_messages, state.tx_sequence, state.tx_bytes) = ((1 << 20) + 1, 1 << 30, 1 << 30);
+            (state.tx_messages, state.tx_sequence, state.tx_bytes) =
+                ((1 << 20) + 1, 1 << 30, 1 << 30);
         }),
-        ("all messages", |state| (state.tx_messages, state.tx_sequence) = (u32::MAX, u64::MAX)),
-        ("bytes over the limit", |state| state.tx_bytes = (1 << 36) + 1),
+        ("all messages", |state| {
+            (state.tx_messages, state.tx_sequence) = (u32::MAX, u64::MAX)
+        }),
+        ("bytes over the limit", |state| {
+            state.tx_bytes = (1 << 36) + 1
+        }),
         ("bytes of no messages", |state| state.tx_messages = 0),
         ("too few bytes", |state| state.tx_bytes = 300 * 16 - 1),
-        ("too many bytes", |state| (state.tx_messages, state.tx_bytes) = (3, 3 * ((1 << 30) + 16) + 1)),
+        ("too many bytes", |state| {
+            (state.tx_messages, state.tx_bytes) = (3, 3 * ((1 << 30) + 16) + 1)
+        }),
         ("too few numbers", |state| state.tx_sequence = 301),
-        ("more messages than numbers", |state| state.tx_sequence = 299),
-        ("numbers that no key protected", |state| state.tx_generation = 0),
-        ("next not received", |state| state.rx_seen = [u128::MAX - 1, 0]),
-        ("numbers below 0", |state| (state.rx_next, state.rx_seen[1]) = (130, 7)),
+        ("more messages than numbers", |state| {
+            state.tx_sequence = 299
+        }),
+        ("numbers that no key protected", |state| {
+            state.tx_generation = 0
+        }),
+        ("next not received", |state| {
+            state.rx_seen = [u128::MAX - 1, 0]
+        }),
+        ("numbers below 0", |state| {
+            (state.rx_next, state.rx_seen[1]) = (130, 7)
+        }),
         ("closed among no tokens", |state| {
             (state.flags, state.tx_generation, state.tx_sequence) = (0x1f, 0, 0);
             (state.tx_messages, state.tx_bytes) = (0, 0);
@@ -336,7 +374,11 @@ proptest! {
 //= proves spec/messages.md#state
 #[test]
 fn what_is_remembered_of_a_context_is_small() {
-    assert!(size_of::<Message>() + size_of::<State>() <= 1500, "{}", size_of::<State>());
+    assert!(
+        size_of::<Message>() + size_of::<State>() <= 1500,
+        "{}",
+        size_of::<State>()
+    );
     let sizes = SUITES.map(|suite| frozen(&pair(suite, ALL).0).len());
     assert_eq!(sizes, [137, 201, 169]);
 }

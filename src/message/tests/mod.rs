@@ -13,8 +13,16 @@ use crate::codec::{self, Defect, Framing};
 use crate::secret::Scratch;
 
 const SUITES: [Suite; 3] = [Suite::Aes128Gcm, Suite::Aes256Gcm, Suite::ChaCha20Poly1305];
-const ALL: Services = Services { replay: true, sequence: true, confidentiality: true };
-const NONE: Services = Services { replay: false, sequence: false, confidentiality: false };
+const ALL: Services = Services {
+    replay: true,
+    sequence: true,
+    confidentiality: true,
+};
+const NONE: Services = Services {
+    replay: false,
+    sequence: false,
+    confidentiality: false,
+};
 
 fn suites() -> impl Strategy<Value = Suite> {
     proptest::sample::select(&SUITES[..])
@@ -58,16 +66,28 @@ struct Token {
 impl Token {
     fn wrap(sender: &mut Message, confidential: bool, message: &[u8]) -> Self {
         let bytes = sender.wrap(confidential, message).unwrap();
-        Self { kind: Kind::Wrap, message: message.to_vec(), bytes }
+        Self {
+            kind: Kind::Wrap,
+            message: message.to_vec(),
+            bytes,
+        }
     }
 
     fn mic(sender: &mut Message, message: &[u8]) -> Self {
         let bytes = sender.get_mic(message).unwrap().to_vec();
-        Self { kind: Kind::Mic, message: message.to_vec(), bytes }
+        Self {
+            kind: Kind::Mic,
+            message: message.to_vec(),
+            bytes,
+        }
     }
 
     fn close(sender: &mut Message) -> Self {
-        Self { kind: Kind::Close, message: vec![], bytes: sender.close().unwrap().to_vec() }
+        Self {
+            kind: Kind::Close,
+            message: vec![],
+            bytes: sender.close().unwrap().to_vec(),
+        }
     }
 
     fn header(&self) -> Header {
@@ -76,7 +96,10 @@ impl Token {
 
     /// The same token with other bytes.
     fn with(&self, bytes: Vec<u8>) -> Self {
-        Self { bytes, ..self.clone() }
+        Self {
+            bytes,
+            ..self.clone()
+        }
     }
 
     /// Has it verified, and compares the message.

@@ -114,7 +114,10 @@ fn a_malformed_token_is_refused_before_a_key_is_used() {
     for token in [&wrap, &plain, &mic, &close] {
         for kind in [Kind::Wrap, Kind::Mic, Kind::Close] {
             if kind != token.kind {
-                let misused = Token { kind, ..token.clone() };
+                let misused = Token {
+                    kind,
+                    ..token.clone()
+                };
                 assert_eq!(misused.refused(&mut acceptor), Error::Malformed);
             }
         }
@@ -145,12 +148,20 @@ fn a_mic_is_no_wrap_token_of_the_same_message() {
     let (mut initiator, mut acceptor) = pair(Suite::Aes128Gcm, ALL);
     let mic = initiator.get_mic(b"message").unwrap();
     let bytes = [&[1], &mic[1..HEADER], b"message", &mic[HEADER..]].concat();
-    let forged = Token { kind: Kind::Wrap, message: b"message".to_vec(), bytes };
+    let forged = Token {
+        kind: Kind::Wrap,
+        message: b"message".to_vec(),
+        bytes,
+    };
     assert_eq!(forged.refused(&mut acceptor), Error::Forged);
     // Nor is the MIC of an empty message a close token.
     let mut bytes = initiator.get_mic(b"").unwrap().to_vec();
     bytes[0] = 3;
-    let forged = Token { kind: Kind::Close, message: vec![], bytes };
+    let forged = Token {
+        kind: Kind::Close,
+        message: vec![],
+        bytes,
+    };
     assert_eq!(forged.refused(&mut acceptor), Error::Forged);
     assert!(!acceptor.is_closed_by_peer());
 }
@@ -160,7 +171,10 @@ fn a_mic_of_another_message_is_refused() {
     let (mut initiator, mut acceptor) = pair(Suite::Aes128Gcm, ALL);
     let mic = Token::mic(&mut initiator, b"message");
     for message in [&b""[..], b"messagf", b"message ", b"messag"] {
-        let other = Token { message: message.to_vec(), ..mic.clone() };
+        let other = Token {
+            message: message.to_vec(),
+            ..mic.clone()
+        };
         assert_eq!(other.refused(&mut acceptor), Error::Forged);
     }
 }
@@ -185,17 +199,33 @@ fn the_last_sequence_number_is_never_used() {
     assert!(last.give(&mut acceptor).unwrap().duplicate);
 }
 
-/// A forked child reads its copy as zeros, the mark of life included.
 #[test]
-fn a_wiped_state_does_nothing() {
+fn a_forked_copy_is_dead() {
+    use crate::sys::process::{Fork, exit_now, fork};
+
     let (mut initiator, mut acceptor) = pair(Suite::Aes128Gcm, ALL);
-    let sent = tokens(&mut acceptor, b"message");
-    initiator.state.alive = false;
-    assert_eq!(initiator.wrap(true, b""), Err(Error::Forked));
-    assert_eq!(initiator.get_mic(b""), Err(Error::Forked));
-    assert_eq!(initiator.close(), Err(Error::Forked));
-    for token in sent {
-        assert_eq!(token.give(&mut initiator), Err(Error::Forked));
+    let mut sent = tokens(&mut acceptor, b"message");
+    let dead = Err(Error::Forked);
+    match fork().unwrap() {
+        Fork::Child => {
+            let [wrap, plain, mic, close] = &mut sent;
+            let refused = [
+                initiator.wrap_in_place(true, &mut [0; 40]) == dead,
+                initiator.get_mic(b"").map(drop) == dead,
+                initiator.close().map(drop) == dead,
+                initiator.unwrap(&mut wrap.bytes).map(drop) == dead,
+                initiator.unwrap(&mut plain.bytes).map(drop) == dead,
+                initiator.verify_mic(b"message", &mic.bytes).map(drop) == dead,
+                initiator.process(&close.bytes).map(drop) == dead,
+                initiator.freeze().is_none(),
+                !initiator.is_closed_here() && !initiator.is_closed_by_peer(),
+            ];
+            drop(initiator);
+            exit_now(refused.iter().filter(|refused| **refused).count() as u8);
+        }
+        Fork::Parent(mut child) => assert_eq!(child.wait().unwrap().code(), Some(9)),
     }
-    assert!(initiator.freeze().is_none());
+    for token in sent {
+        assert_eq!(token.give(&mut initiator), Ok(Supplementary::default()));
+    }
 }
