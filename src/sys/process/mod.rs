@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, getegid, geteuid, getpgrp, getpid, setpgid,
+    DumpableBehavior, Resource, Rlimit, getegid, geteuid, getpgrp, getpid, getrlimit, setpgid,
     setrlimit,
 };
 
@@ -176,4 +176,15 @@ pub fn disable_core_dumps() -> io::Result<()> {
 pub fn set_not_dumpable() -> io::Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
+}
+
+/// Raises the number of descriptors this process may have open to its hard limit, and answers it.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised)?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
 }
