@@ -51,7 +51,7 @@ pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), 
 /// A framing's protection state: what of it travels, and how it is made again.
 ///
 /// Implemented by [`crate::message::Message`] and [`crate::record::Record`] and by nothing else.
-pub trait Framing: Sized {
+pub trait Framing: Sized + 'static {
     /// What travels: secrets are borrowed from their pages, or from the opened token.
     type Frozen<'a>: Serialize + Deserialize<'a>
     where

@@ -246,6 +246,33 @@ pub fn sha256(pieces: &[&[u8]]) -> [u8; 32] {
     out
 }
 
+/// SHA-256 of what comes in pieces over time.
+#[derive(Clone)]
+pub struct Sha256(digest::Context);
+
+impl Sha256 {
+    /// Of nothing so far.
+    pub fn new() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+
+    /// Takes the next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The hash of all pieces, 32 bytes.
+    pub fn finish(self) -> digest::Digest {
+        self.0.finish()
+    }
+}
+
+impl Default for Sha256 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Whether two byte strings are equal, in time that depends on their lengths only.
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len()

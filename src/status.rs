@@ -141,6 +141,8 @@ minors! {
     EpochsUsedUp = 12, Failure, "the ledger entry has used all its epochs";
     TooManyProcesses = 13, Failure, "the ledger has no free place for another process";
     DomainRefused = 14, Failure, "the domain's files are not this user's alone";
+    KeysInUse = 15, Failure, "all sealing keys of the domain are within their grace";
+    ContextUnknown = 16, NoContext, "the ledger has never had the context";
     // 30..: interprocess tokens
     TokenMalformed = 30, DefectiveToken, "the token is not an interprocess token";
     TokenVersion = 31, DefectiveToken, "the token is of a version this program does not know";
@@ -189,6 +191,7 @@ minors! {
     RecordFlood = 153, Failure, "the peer sends records that carry nothing";
     PeerAlert = 154, Failure, "the peer ended the session with an alert";
     Truncated = 155, NoContext, "the connection ended without a close_notify";
+    RecordMisused = 156, Unavailable, "the record call is not possible here, or a buffer or secret does not fit";
     // 180..: the machine
     System = 180, Failure, "the operating system refused";
     Injected = 181, Failure, "a fault was injected by a test";

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{Ticket, UserContext, UserData};
+use crate::exit::{Tickets, UserContext, UserData};
 use crate::flags::Flags;
 use crate::name::Name;
 
@@ -19,7 +19,7 @@ pub enum Role {
 ///
 /// Everything here is authenticated by the handshake or came from this side; nothing is secret,
 /// but user data and tickets are not for logs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Facts {
     /// Which side this is.
     pub role: Role,
@@ -51,7 +51,7 @@ pub struct Facts {
     /// Who was authenticated (A3), once somebody was.
     pub user_data: Option<UserData>,
     /// Tickets of credential sets (T3).
-    pub tickets: Vec<Ticket>,
+    pub tickets: Tickets,
 }
 
 impl Facts {

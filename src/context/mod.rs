@@ -21,13 +21,13 @@ pub use facts::{Facts, Role};
 
 use crate::codec::Framing;
 use crate::crypto::{self, MAX_SECRET, Suite};
-use crate::exit::{SessionIdentifier, Ticket, UserContext, UserData};
+use crate::exit::{self, SessionIdentifier, UserContext, UserData};
 use crate::flags::Flags;
-use crate::ledger::{Claim, Departure, Domain};
+use crate::ledger::{Claim, ContextId, Departure, Domain};
 use crate::secret::Slot;
 use crate::status::{Minor, Status};
 use crate::sys::clock;
-use crate::tls::Tickets;
+use crate::tls;
 
 /// The exporter secret of a context's handshake (RFC 8446 7.5): the root of PRF and of channel
 /// bindings, on every hop the same.
@@ -84,7 +84,9 @@ pub struct Context<F: Framing> {
     protection: F,
     exporter: Exporter,
     facts: Box<Facts>,
-    tickets: Option<Box<Tickets>>,
+    tickets: Option<Box<tls::Tickets>>,
+    /// Kept here: the ledger's entry may be another context's once this one has ended.
+    id: ContextId,
     claim: Claim,
     domain: Domain,
 }
@@ -94,21 +96,21 @@ pub(crate) struct Parts<F: Framing> {
     pub(crate) protection: F,
     pub(crate) exporter: Exporter,
     pub(crate) facts: Box<Facts>,
-    pub(crate) tickets: Option<Box<Tickets>>,
+    pub(crate) tickets: Option<Box<tls::Tickets>>,
 }
 
 impl<F: Framing> Parts<F> {
     /// Joins the parts with the claim that this process runs them.
     pub(crate) fn claimed(self, claim: Claim, domain: Domain) -> Context<F> {
         let Self { protection, exporter, facts, tickets } = self;
-        Context { protection, exporter, facts, tickets, claim, domain }
+        Context { protection, exporter, facts, tickets, id: claim.id(), claim, domain }
     }
 }
 
 impl<F: Framing> Context<F> {
     /// Takes the context apart for export.
     pub(crate) fn into_parts(self) -> (Parts<F>, Claim, Domain) {
-        let Self { protection, exporter, facts, tickets, claim, domain } = self;
+        let Self { protection, exporter, facts, tickets, claim, domain, .. } = self;
         (Parts { protection, exporter, facts, tickets }, claim, domain)
     }
 
@@ -134,7 +136,7 @@ impl<F: Framing> Context<F> {
 
     /// The session identifier: the ledger's name of the context, the same on every hop.
     pub fn session_identifier(&self) -> SessionIdentifier {
-        SessionIdentifier::from(self.claim.id())
+        SessionIdentifier::from(self.id)
     }
 
     /// The domain within which the context can travel.
@@ -213,7 +215,7 @@ impl<F: Framing> Context<F> {
     }
 
     /// Replaces the tickets.
-    pub fn set_tickets(&mut self, tickets: Vec<Ticket>) {
+    pub fn set_tickets(&mut self, tickets: exit::Tickets) {
         self.facts.tickets = tickets;
     }
 
@@ -224,7 +226,8 @@ impl<F: Framing> Context<F> {
 
     /// What an export of this moment would be called in the ledger.
     pub(crate) fn departure(&self) -> Result<Departure, Status> {
-        Ok(self.claim.next_epoch()?)
+        let epoch = self.claim.next_epoch()?;
+        Ok(Departure { index: self.claim.index(), id: self.id, epoch })
     }
 
     /// The protection state, for a caller that has asked [`Context::check`] itself.

@@ -24,6 +24,8 @@ pub mod clock;
 pub mod entropy;
 /// Points at which a test build can be made to crash, stop or fail.
 pub mod fault;
+#[cfg(test)]
+mod kernel;
 mod lock;
 /// Memory with properties: secret pages, and mappings shared by processes.
 pub mod memory;
@@ -32,5 +34,7 @@ mod page;
 pub mod process;
 /// Wiping memory that the compiler would rather leave.
 pub mod scrub;
+/// Signals as a descriptor.
+pub mod signal;
 /// Unix sockets between processes, and what they tell about the peer.
 pub mod socket;

@@ -121,7 +121,7 @@ impl Binding {
     pub(super) fn admits<F: Framing>(&self, socket: Option<BorrowedFd<'_>>) -> Result<(), Status> {
         let refused = |minor: Minor| Err(Status::from(minor));
         let boot = process::boot_id().map_err(|_| Status::from(Minor::System))?;
-        if self.boot.as_ref() != boot {
+        if self.boot.into_array() != boot {
             return refused(Minor::TokenBoot);
         }
         if self.framing != F::CODE {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::codec::Framing;
 use crate::context::{Context, Parts};
 use crate::crypto::TAG;
-use crate::ledger::{Claim, Domain};
+use crate::ledger::{Claim, Domain, NotDeparted};
 use crate::secret::{self, Scratch};
 use crate::status::{Minor, Status};
 use crate::sys::{fault, socket};
@@ -158,8 +158,8 @@ fn depart<F: Framing>(context: Context<F>, deadline: u64) -> Result<(), NotExpor
     let (parts, claim, domain): (Parts<F>, Claim, Domain) = context.into_parts();
     match claim.depart(deadline) {
         Ok(_) => Ok(()),
-        Err((claim, error)) => {
-            Err(NotExported { context: parts.claimed(claim, domain), status: error.into() })
+        Err(NotDeparted { claim, stay }) => {
+            Err(NotExported { context: parts.claimed(claim, domain), status: stay.into() })
         }
     }
 }

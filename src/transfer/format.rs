@@ -89,7 +89,8 @@ pub(super) fn seal(
     secret::random(&mut nonce).map_err(|_| Minor::System)?;
     domain
         .keyring()
-        .with_current(|id, key| seal_under(scratch, magic, &domain.id(), (id, key), nonce))?
+        .with_current(|id, key| seal_under(scratch, magic, &domain.id(), (id, key), nonce))
+        .map_err(|error| Status::from(&error))?
 }
 
 /// [`seal`] with everything given.
@@ -111,11 +112,11 @@ pub(super) fn seal_under(
 }
 
 /// What is authenticated with the sealed part: header, domain, mechanism.
-fn associated(header: &[u8], domain: &[u8; 16]) -> [u8; HEADER + 16 + name::OID.len()] {
-    let mut data = [0; HEADER + 16 + name::OID.len()];
+fn associated(header: &[u8], domain: &[u8; 16]) -> [u8; HEADER + 16 + name::MECHANISM.len()] {
+    let mut data = [0; HEADER + 16 + name::MECHANISM.len()];
     data[..HEADER].copy_from_slice(header);
     data[HEADER..HEADER + 16].copy_from_slice(domain);
-    data[HEADER + 16..].copy_from_slice(&name::OID);
+    data[HEADER + 16..].copy_from_slice(&name::MECHANISM);
     data
 }
 

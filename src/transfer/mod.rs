@@ -23,6 +23,9 @@
 
 mod binding;
 mod bundle;
+#[cfg(any(test, feature = "fault"))]
+#[doc(hidden)]
+pub mod forge;
 mod format;
 mod parcel;
 mod passage;
@@ -41,7 +44,7 @@ use std::time::Duration;
 use crate::codec::Framing;
 use crate::context::{Context, Parts};
 use crate::flags::Flags;
-use crate::ledger::Domain;
+use crate::ledger::{Departure, Domain, NotDeparted};
 use crate::secret::{self, Scratch};
 use crate::status::{Minor, Status};
 use crate::sys::{clock, fault, socket};
@@ -155,8 +158,8 @@ impl<F: Framing> Context<F> {
                 secret::scrub_stack();
                 Ok(Token::from_sealed(sealed))
             }
-            Err((claim, error)) => {
-                Err(NotExported { context: parts.claimed(claim, domain), status: error.into() })
+            Err(NotDeparted { claim, stay }) => {
+                Err(NotExported { context: parts.claimed(claim, domain), status: stay.into() })
             }
         }
     }
@@ -236,7 +239,8 @@ fn activate<F: Framing>(
     if fault::fail("import.resumed") {
         return Err(Minor::Injected.into());
     }
-    let claim = domain.ledger().arrive(binding.departure())?;
+    let Departure { index, id, epoch } = binding.departure();
+    let claim = domain.ledger().arrive(index, &id, epoch).map_err(|r| Status::from(&r))?;
     fault::point("import.claimed");
     let context = parts.claimed(claim, domain.clone());
     secret::scrub_stack();

@@ -1,0 +1,127 @@
+//! The processes among which tokens may travel: a ledger and its sealing keys.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{SealFlags, fcntl_get_seals};
+
+use super::{Error, Keyring, Ledger, Options, random_id, runtime};
+use crate::sys::fault;
+use crate::sys::memory::Mapping;
+
+/// A ledger and its sealing keys (`spec/domains.md`). A handle: clones name the same domain, also
+/// in forked children.
+///
+/// SECURITY: who can map a domain is a full member: it can seal and open its tokens, and end its
+/// contexts. Members are protected from each other's crashes, not from each other's malice.
+///
+/// ```
+/// use baton::ledger::Domain;
+/// let domain = Domain::inherited(1_000_000)?;
+/// // What another program needs, over a socket or an exec:
+/// let [ledger, keys] = domain.fds().map(|fd| fd.try_clone_to_owned());
+/// let same = Domain::from_fds(ledger?, keys?)?;
+/// assert_eq!(same.id(), domain.id());
+/// # Ok::<(), baton::ledger::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Domain(Arc<Inner>);
+
+struct Inner {
+    ledger: Ledger,
+    keyring: Keyring,
+}
+
+impl Domain {
+    /// A new domain of this process and those forked from it, for `capacity` contexts at once and
+    /// otherwise the default [`Options`].
+    pub fn inherited(capacity: u32) -> Result<Self, Error> {
+        Self::inherited_with(&Options { capacity, ..Options::default() })
+    }
+
+    /// A new domain of this process and those forked from it.
+    ///
+    /// [`Error::System`] when an option is out of its bounds, or memory or descriptors are short.
+    //= spec/domains.md#inherited
+    pub fn inherited_with(options: &Options) -> Result<Self, Error> {
+        let id = random_id()?;
+        Ok(Self::of(Ledger::made(options, id)?, Keyring::inherited(id)?))
+    }
+
+    /// The domain `name` of this user, made if there is none since the machine was started; of
+    /// `options` only if it is made. All programs of the user that open the name are in it.
+    ///
+    /// The files lie in `$XDG_RUNTIME_DIR/baton` or its replacements (`spec/domains.md#names`);
+    /// [`Error::Refused`] when directory or files are not this user's alone, [`Error::Damaged`]
+    /// when they do not hold a domain.
+    pub fn file(name: &str, options: &Options) -> Result<Self, Error> {
+        Self::file_in(&runtime::directory(), name, options)
+    }
+
+    /// As [`Domain::file`], in this directory, which is made if its parent is there.
+    pub fn file_in(directory: &Path, name: &str, options: &Options) -> Result<Self, Error> {
+        let (ledger, keyring) = runtime::open(directory, name, options)?;
+        Ok(Self::of(ledger, keyring))
+    }
+
+    /// The domain whose two descriptors another process gave to this one.
+    ///
+    /// [`Error::Refused`] when they are not two sealed memfds of one domain, [`Error::Damaged`]
+    /// when they do not hold one.
+    //= spec/domains.md#from-descriptors
+    pub fn from_fds(ledger: OwnedFd, keys: OwnedFd) -> Result<Self, Error> {
+        check_seals(&ledger)?;
+        check_seals(&keys)?;
+        let ledger = Ledger::open(Mapping::from_fd(ledger)?)?;
+        let keyring = Keyring::open(Mapping::from_fd(keys)?)?;
+        if keyring.header().domain != ledger.domain_id() {
+            return Err(Error::Refused("ledger and keys of two domains"));
+        }
+        Ok(Self::of(ledger, keyring))
+    }
+
+    fn of(ledger: Ledger, keyring: Keyring) -> Self {
+        fault::point("ledger.domain.opened");
+        Self(Arc::new(Inner { ledger, keyring }))
+    }
+
+    /// The descriptors of ledger and keys, in this order, for [`Domain::from_fds`] in another
+    /// process. They close on `exec`; a file domain's are of no use there.
+    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.0.ledger.mapping().fd(), self.0.keyring.mapping().fd()]
+    }
+
+    /// The domain's id: 128 random bits.
+    pub fn id(&self) -> [u8; 16] {
+        self.0.ledger.domain_id()
+    }
+
+    /// Who runs each context.
+    pub fn ledger(&self) -> &Ledger {
+        &self.0.ledger
+    }
+
+    /// The keys that seal tokens.
+    pub fn keyring(&self) -> &Keyring {
+        &self.0.keyring
+    }
+
+    /// [`Ledger::sweep`], and [`Keyring::wipe_retired`].
+    pub fn sweep(&self) -> Result<usize, Error> {
+        self.0.keyring.wipe_retired();
+        self.0.ledger.sweep()
+    }
+}
+
+/// Nobody can change the size, nobody is kept from writing.
+//= spec/domains.md#seals
+fn check_seals(fd: impl AsFd) -> Result<(), Error> {
+    let wanted = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    let unwanted = SealFlags::WRITE | SealFlags::FUTURE_WRITE;
+    match fcntl_get_seals(fd) {
+        Ok(seals) if seals.contains(wanted) && !seals.intersects(unwanted) => Ok(()),
+        Ok(_) => Err(Error::Refused("descriptor without the seals")),
+        Err(_) => Err(Error::Refused("descriptor of something else")),
+    }
+}
