@@ -85,7 +85,9 @@ impl Error {
             Self::PeerAlert(_) => Minor::PeerAlert,
             Self::Truncated => Minor::Truncated,
             Self::Aborted(_) | Self::ClosedHere => Minor::ClosedHere,
-            Self::OutputFirst | Self::InputFirst | Self::Buffer | Self::Secrets => Minor::RecordMisused,
+            Self::OutputFirst | Self::InputFirst | Self::Buffer | Self::Secrets => {
+                Minor::RecordMisused
+            }
         }
     }
 }

@@ -117,10 +117,22 @@ impl Framing for Record {
     //= spec/records.md#thaw
     fn thaw(frozen: Frozen<'_>) -> Result<Self, Defect> {
         let suite = Suite::from_code(frozen.suite).ok_or(Defect)?;
-        let Frozen { records, received, fragment, padding, .. } = frozen;
-        let limits = Limits { records, received, fragment, padding };
+        let Frozen {
+            records,
+            received,
+            fragment,
+            padding,
+            ..
+        } = frozen;
+        let limits = Limits {
+            records,
+            received,
+            fragment,
+            padding,
+        };
         let fruitless = Fruitless::from_numbers(frozen.fruitless).ok_or(Defect)?;
-        let behind_the_end = frozen.rx_closed && !(frozen.messages.is_empty() && frozen.ciphertext.is_empty());
+        let behind_the_end =
+            frozen.rx_closed && !(frozen.messages.is_empty() && frozen.ciphertext.is_empty());
         let owed_for_nothing = frozen.tx_closed && (frozen.owes_reply || frozen.owes_request);
         if !limits.hold()
             || behind_the_end
@@ -130,7 +142,10 @@ impl Framing for Record {
         {
             return Err(Defect);
         }
-        let keys = Keys { tx: frozen.tx.thaw(suite)?, rx: frozen.rx.thaw(suite)? };
+        let keys = Keys {
+            tx: frozen.tx.thaw(suite)?,
+            rx: frozen.rx.thaw(suite)?,
+        };
         let mut protocol = Protocol::new(keys, suite, frozen.server, limits);
         protocol.tx_sequence = frozen.tx.sequence;
         protocol.rx_sequence = frozen.rx.sequence;
@@ -146,7 +161,13 @@ impl Framing for Record {
             protocol.messages.extend_from_slice(frozen.messages);
         }
         let input = Input::with(frozen.plaintext, frozen.ciphertext);
-        Ok(Self { protocol, input, output: frozen.output.to_vec(), sent: 0, failed: None })
+        Ok(Self {
+            protocol,
+            input,
+            output: frozen.output.to_vec(),
+            sent: 0,
+            failed: None,
+        })
     }
 }
 
@@ -165,7 +186,15 @@ impl Fruitless {
     /// None when one is above its cap.
     fn from_numbers(numbers: [u8; 4]) -> Option<Self> {
         let [key_updates, handshake, empty, warnings] = numbers;
-        let within = numbers.iter().zip(Self::CAPS.numbers()).all(|(number, cap)| *number <= cap);
-        within.then_some(Self { key_updates, handshake, empty, warnings })
+        let within = numbers
+            .iter()
+            .zip(Self::CAPS.numbers())
+            .all(|(number, cap)| *number <= cap);
+        within.then_some(Self {
+            key_updates,
+            handshake,
+            empty,
+            warnings,
+        })
     }
 }

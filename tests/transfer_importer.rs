@@ -40,7 +40,7 @@ fn another_user_is_refused_and_the_token_kept() {
         let (context, mut peer) = pair::<Message>(&domain);
         let token = context.export(&Export::default().to(importer)).unwrap();
         let code = in_child(|| {
-            process::set_user(65_534).unwrap();
+            support::become_user(65_534);
             refused_here(&domain, token.as_bytes())
         });
         assert_eq!(code, Some(0), "{importer:?}");
@@ -51,7 +51,7 @@ fn another_user_is_refused_and_the_token_kept() {
     let token = context.export(&Export::default().to(Importer::User(65_534))).unwrap();
     assert_eq!(refused_here(&domain, token.as_bytes()), 0);
     let code = in_child(|| {
-        process::set_user(65_534).unwrap();
+        support::become_user(65_534);
         u8::from(import::<Message>(&domain, token.as_bytes(), None).is_err())
     });
     assert_eq!(code, Some(0));
@@ -65,7 +65,7 @@ fn another_process_group_is_refused_and_the_token_kept() {
     let group = process::process_group();
     let token = context.export(&Export::default().to(Importer::ProcessGroup(group))).unwrap();
     let code = in_child(|| {
-        process::new_process_group().unwrap();
+        support::leave_process_group();
         refused_here(&domain, token.as_bytes())
     });
     assert_eq!(code, Some(0));
@@ -79,7 +79,7 @@ fn another_process_is_refused_and_the_token_kept() {
     let domain = domain();
     let (context, _peer) = pair::<Message>(&domain);
     let (token_in, token_out) = pipe();
-    let child = forked(|| {
+    let mut child = forked(|| {
         support::close_in_child(&token_out);
         let token = support::read_all(&token_in);
         u8::from(import::<Message>(&domain, &token, None).is_err())

@@ -38,7 +38,7 @@ fn goes_on_in_a_child<F: Talk>() {
     let (context, mut peer) = pair::<F>(&domain);
     let token = context.export(&Export::default()).unwrap();
     let (from_child, to_parent) = pipe();
-    let child = forked(|| {
+    let mut child = forked(|| {
         let mut context: Context<F> = import(&domain, token.as_bytes(), None).unwrap();
         support::write_all(&to_parent, &F::say(&mut context, b"from the child").unwrap());
         let token = context.export(&Export::default()).unwrap();
@@ -110,7 +110,7 @@ fn of_sixteen_racing_importers_one_wins() {
             })
             .collect();
         drop((start, starter, winner));
-        let codes: Vec<_> = racers.into_iter().map(|child| child.wait().unwrap().code()).collect();
+        let codes: Vec<_> = racers.into_iter().map(|mut child| child.wait().unwrap().code()).collect();
         assert_eq!(codes.iter().filter(|c| **c == Some(0)).count(), 1, "round {round}: {codes:?}");
         assert_eq!(codes.iter().filter(|c| **c == Some(1)).count(), 15, "round {round}: {codes:?}");
         assert_eq!(Message::hear(&mut peer, support::read_all(&won)).unwrap(), b"mine");

@@ -27,7 +27,7 @@ fn ten_thousand_hops_of_a_message_context() {
         let confidential = i % 3 != 0;
         let mut from_peer = peer.wrap(confidential, &text).unwrap();
         let ours = context.get_mic(&text).unwrap();
-        let replayed = from_peer.clone();
+        let mut replayed = from_peer.clone();
         context = hop(context, &domain);
         let unwrapped = context.unwrap(&mut from_peer).unwrap();
         assert_eq!(unwrapped.message, &text[..]);
@@ -36,7 +36,7 @@ fn ten_thousand_hops_of_a_message_context() {
         if i % 16 == 0 {
             // C2: the replay window came along.
             context = hop(context, &domain);
-            let again = context.unwrap(&mut replayed.clone()).unwrap();
+            let again = context.unwrap(&mut replayed).unwrap();
             assert!(again.supplementary.duplicate);
         }
     }

@@ -12,7 +12,7 @@ pub fn forked(f: impl FnOnce() -> u8) -> Child {
         Fork::Parent(child) => child,
         Fork::Child => {
             let code = catch_unwind(AssertUnwindSafe(f)).unwrap_or(101);
-            process::exit_now(i32::from(code))
+            process::exit_now(code)
         }
     }
 }
@@ -52,4 +52,16 @@ pub fn close_in_child(pipe: &PipeWriter) {
 pub fn skip(why: &str) {
     assert!(std::env::var_os("BATON_TEST_NO_SKIP").is_none(), "may not be skipped: {why}");
     println!("skipped: {why}");
+}
+
+/// Changes this process's user, for good.
+pub fn become_user(uid: u32) {
+    // SAFETY: a system call without pointers.
+    assert_eq!(unsafe { libc::setuid(uid) }, 0);
+}
+
+/// Puts this process into a new process group.
+pub fn leave_process_group() {
+    // SAFETY: a system call without pointers.
+    assert_eq!(unsafe { libc::setpgid(0, 0) }, 0);
 }
