@@ -158,7 +158,7 @@ impl<C: Side> Handshake<C> {
             self.drain(output);
             // rustls ends some handshakes without a word. What the peer ended is not answered.
             let ours = !matches!(error.minor, Minor::PeerRefused | Minor::FramingUnknown);
-            if ours && output.len() == before {
+            if ours && !ends_with_alert(&output[before..]) {
                 self.refuse(output);
             }
         }
@@ -289,6 +289,19 @@ impl<C: Side> Handshake<C> {
             && follows(suite, established.rx_secret(), &keys.rx.1);
         if derived { Ok(established) } else { Err(LOST) }
     }
+}
+
+/// Whether the last of these records is an alert: by its type, or sealed, by its length, which no
+/// handshake message is short enough for.
+fn ends_with_alert(mut records: &[u8]) -> bool {
+    const SEALED: usize = 2 + 1 + crypto::TAG;
+    let mut alert = false;
+    while let [kind, _, _, high, low, rest @ ..] = records {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        alert = *kind == 21 || (*kind == 23 && length == SEALED);
+        records = rest.get(length..).unwrap_or_default();
+    }
+    alert
 }
 
 fn encode<D>(data: &mut EncodeTlsData<'_, D>, output: &mut Vec<u8>) -> Result<(), Error> {
