@@ -53,3 +53,6 @@ pub mod session;
 // The server: identity, listening, a process per session.
 #[cfg(feature = "cli")]
 pub mod server;
+/// The command line.
+#[cfg(feature = "cli")]
+pub mod cli;

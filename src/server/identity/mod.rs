@@ -158,6 +158,11 @@ impl Identity {
         &self.authority
     }
 
+    /// The folder it is kept in.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The file of the authority's certificate.
     pub fn authority_path(&self) -> PathBuf {
         self.folder.join(CA)
