@@ -81,10 +81,11 @@ impl Framing for Record {
 
     const CODE: u8 = 2;
 
-    /// None after a fatal error, and while more than [`TRANSFER_LIMIT`] bytes are unread, unopened
+    /// None in a forked copy, after a fatal error, and while more than [`TRANSFER_LIMIT`] bytes are unread, unopened
     /// and unsent: read or send first. Any other state travels.
     //= spec/records.md#freeze
     fn freeze(&self) -> Option<Frozen<'_>> {
+        self.check().ok()?;
         let protocol = &self.protocol;
         let suite = protocol.suite;
         let frozen = Frozen {
@@ -108,7 +109,7 @@ impl Framing for Record {
             ciphertext: self.input.ciphertext(),
             output: &self.output[self.sent..],
         };
-        (self.failed.is_none() && frozen.kept() <= TRANSFER_LIMIT).then_some(frozen)
+        (frozen.kept() <= TRANSFER_LIMIT).then_some(frozen)
     }
 
     /// Checks every bound. It does not derive: key and IV come beside the secret. What expanding
@@ -117,10 +118,22 @@ impl Framing for Record {
     //= spec/records.md#thaw
     fn thaw(frozen: Frozen<'_>) -> Result<Self, Defect> {
         let suite = Suite::from_code(frozen.suite).ok_or(Defect)?;
-        let Frozen { records, received, fragment, padding, .. } = frozen;
-        let limits = Limits { records, received, fragment, padding };
+        let Frozen {
+            records,
+            received,
+            fragment,
+            padding,
+            ..
+        } = frozen;
+        let limits = Limits {
+            records,
+            received,
+            fragment,
+            padding,
+        };
         let fruitless = Fruitless::from_numbers(frozen.fruitless).ok_or(Defect)?;
-        let behind_the_end = frozen.rx_closed && !(frozen.messages.is_empty() && frozen.ciphertext.is_empty());
+        let behind_the_end =
+            frozen.rx_closed && !(frozen.messages.is_empty() && frozen.ciphertext.is_empty());
         let owed_for_nothing = frozen.tx_closed && (frozen.owes_reply || frozen.owes_request);
         if !limits.hold()
             || behind_the_end
@@ -130,7 +143,10 @@ impl Framing for Record {
         {
             return Err(Defect);
         }
-        let keys = Keys { tx: frozen.tx.thaw(suite)?, rx: frozen.rx.thaw(suite)? };
+        let keys = Keys {
+            tx: frozen.tx.thaw(suite)?,
+            rx: frozen.rx.thaw(suite)?,
+        };
         let mut protocol = Protocol::new(keys, suite, frozen.server, limits);
         protocol.tx_sequence = frozen.tx.sequence;
         protocol.rx_sequence = frozen.rx.sequence;
@@ -146,7 +162,13 @@ impl Framing for Record {
             protocol.messages.extend_from_slice(frozen.messages);
         }
         let input = Input::with(frozen.plaintext, frozen.ciphertext);
-        Ok(Self { protocol, input, output: frozen.output.to_vec(), sent: 0, failed: None })
+        Ok(Self {
+            protocol,
+            input,
+            output: frozen.output.to_vec(),
+            sent: 0,
+            failed: None,
+        })
     }
 }
 
@@ -165,7 +187,15 @@ impl Fruitless {
     /// None when one is above its cap.
     fn from_numbers(numbers: [u8; 4]) -> Option<Self> {
         let [key_updates, handshake, empty, warnings] = numbers;
-        let within = numbers.iter().zip(Self::CAPS.numbers()).all(|(number, cap)| *number <= cap);
-        within.then_some(Self { key_updates, handshake, empty, warnings })
+        let within = numbers
+            .iter()
+            .zip(Self::CAPS.numbers())
+            .all(|(number, cap)| *number <= cap);
+        within.then_some(Self {
+            key_updates,
+            handshake,
+            empty,
+            warnings,
+        })
     }
 }

@@ -25,7 +25,12 @@ pub(super) struct Input {
 
 impl Input {
     pub(super) fn new() -> Self {
-        Self { bytes: Scratch::with_capacity(0), plain: 0..0, cipher: 0..0, filled_up: false }
+        Self {
+            bytes: Scratch::with_capacity(0),
+            plain: 0..0,
+            cipher: 0..0,
+            filled_up: false,
+        }
     }
 
     /// A buffer with an open record's plaintext and the ciphertext behind it. Any lengths.
@@ -113,13 +118,22 @@ impl Input {
     /// Moves what is kept to the front, when what was read before it is at least as long: every
     /// byte moved is paid for by a byte that was read, however the records lie.
     fn make_room(&mut self, wanted: usize) {
-        let front = if self.plain.is_empty() { self.cipher.start } else { self.plain.start };
+        let front = if self.plain.is_empty() {
+            self.cipher.start
+        } else {
+            self.plain.start
+        };
         let kept = self.cipher.end - front;
-        if front == 0 || (wanted <= self.bytes.len() - self.cipher.end && kept > 0) || kept > front {
+        if front == 0 || (wanted <= self.bytes.len() - self.cipher.end && kept > 0) || kept > front
+        {
             return;
         }
         self.bytes.copy_within(front..front + kept, 0);
-        self.plain = if self.plain.is_empty() { 0..0 } else { 0..self.plain.len() };
+        self.plain = if self.plain.is_empty() {
+            0..0
+        } else {
+            0..self.plain.len()
+        };
         self.cipher = self.cipher.start - front..kept;
     }
 

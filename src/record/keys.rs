@@ -36,12 +36,22 @@ impl Direction {
     }
 
     /// Takes the three as they travelled. Refused when a length is not the suite's.
-    pub(super) fn restore(suite: Suite, secret: &[u8], key: &[u8], iv: &[u8]) -> Result<Self, Refused> {
+    pub(super) fn restore(
+        suite: Suite,
+        secret: &[u8],
+        key: &[u8],
+        iv: &[u8],
+    ) -> Result<Self, Refused> {
         if secret.len() != suite.secret_len() || key.len() != suite.key_len() {
             return Err(Refused);
         }
         let aead = AeadKey::new(suite, key, iv)?;
-        let mut direction = Self { secret: [0; MAX_SECRET], key: [0; MAX_KEY], iv: [0; IV], aead };
+        let mut direction = Self {
+            secret: [0; MAX_SECRET],
+            key: [0; MAX_KEY],
+            iv: [0; IV],
+            aead,
+        };
         direction.secret[..secret.len()].copy_from_slice(secret);
         direction.key[..key.len()].copy_from_slice(key);
         direction.iv.copy_from_slice(iv);

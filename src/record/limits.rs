@@ -83,7 +83,12 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { records: 1 << 23, received: 1 << 23, fragment: MAX_CONTENT as u16, padding: 0 }
+        Self {
+            records: 1 << 23,
+            received: 1 << 23,
+            fragment: MAX_CONTENT as u16,
+            padding: 0,
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use super::Error;
 use super::protocol::{Protocol, SEQUENCE_END};
 use super::wire::{
-    ALERT, APPLICATION_DATA, Alert, Front, HANDSHAKE, HEADER, KEY_UPDATE, MAX_CONTENT, MAX_INNER, MAX_MESSAGE,
-    MESSAGE_HEADER, NEW_SESSION_TICKET, content, front, is_ticket,
+    ALERT, APPLICATION_DATA, Alert, Front, HANDSHAKE, HEADER, KEY_UPDATE, MAX_CONTENT, MAX_INNER,
+    MAX_MESSAGE, MESSAGE_HEADER, NEW_SESSION_TICKET, content, front, is_ticket,
 };
 use crate::secret::Scratch;
 
@@ -37,7 +37,12 @@ pub(super) struct Fruitless {
 
 impl Fruitless {
     /// The most of each.
-    pub(super) const CAPS: Self = Self { key_updates: 32, handshake: 64, empty: 32, warnings: 4 };
+    pub(super) const CAPS: Self = Self {
+        key_updates: 32,
+        handshake: 64,
+        empty: 32,
+        warnings: 4,
+    };
 }
 
 /// Counts one more, to `cap`.
@@ -74,7 +79,12 @@ impl Protocol {
         }
         let (header, body) = record.split_at_mut(HEADER);
         //= spec/records.md#forged
-        let inner = self.keys.rx.aead.open(self.rx_sequence, header, body).map_err(|_| Error::Forged)?;
+        let inner = self
+            .keys
+            .rx
+            .aead
+            .open(self.rx_sequence, header, body)
+            .map_err(|_| Error::Forged)?;
         self.rx_sequence += 1;
         if self.rx_sequence >= limit && !self.asked && !self.tx_closed {
             self.owes_request = true;
@@ -133,7 +143,9 @@ impl Protocol {
 
     /// Takes the next whole handshake message out of what was collected.
     pub(super) fn next_message(&mut self) -> Result<Option<Message>, Error> {
-        let Some(&kind) = self.messages.first() else { return Ok(None) };
+        let Some(&kind) = self.messages.first() else {
+            return Ok(None);
+        };
         //= spec/records.md#messages
         if !(kind == KEY_UPDATE || kind == NEW_SESSION_TICKET && !self.server) {
             return Err(Error::Unexpected);
@@ -146,7 +158,9 @@ impl Protocol {
             return Err(Error::Malformed);
         }
         let whole = MESSAGE_HEADER + length;
-        let Some(body) = self.messages.get(MESSAGE_HEADER..whole) else { return Ok(None) };
+        let Some(body) = self.messages.get(MESSAGE_HEADER..whole) else {
+            return Ok(None);
+        };
         if kind == KEY_UPDATE {
             let value = body[0];
             self.take_key_update(value)?;
@@ -185,7 +199,10 @@ impl Protocol {
             }
             None => count(&mut self.fruitless.key_updates, Fruitless::CAPS.key_updates)?,
         }
-        self.keys.rx.advance(self.suite).map_err(|_| Error::UsedUp)?;
+        self.keys
+            .rx
+            .advance(self.suite)
+            .map_err(|_| Error::UsedUp)?;
         self.rx_sequence = 0;
         self.asked = false;
         self.owes_request = false;
@@ -194,4 +211,7 @@ impl Protocol {
     }
 }
 
-const _: () = assert!(MAX_CONTENT < MAX_INNER, "a full record has room for its content type");
+const _: () = assert!(
+    MAX_CONTENT < MAX_INNER,
+    "a full record has room for its content type"
+);

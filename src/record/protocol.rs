@@ -6,7 +6,8 @@ use std::io::IoSlice;
 use super::limits::Limits;
 use super::open::Fruitless;
 use super::wire::{
-    ALERT, APPLICATION_DATA, Alert, HANDSHAKE, HEADER, KEY_UPDATE, MAX_CONTENT, MAX_INNER, PROTECTED,
+    ALERT, APPLICATION_DATA, Alert, HANDSHAKE, HEADER, KEY_UPDATE, MAX_CONTENT, MAX_INNER,
+    PROTECTED,
 };
 use super::{Error, keys::Keys};
 use crate::crypto::{Suite, TAG};
@@ -63,9 +64,7 @@ impl Protocol {
 
     /// Whether a KeyUpdate must leave before the next record of data.
     pub(super) fn key_is_due(&self) -> bool {
-        self.owes_reply
-            || self.owes_request
-            || self.tx_sequence >= u64::from(self.limits.records)
+        self.owes_reply || self.owes_request || self.tx_sequence >= u64::from(self.limits.records)
     }
 
     /// The length of a record with so much content.
@@ -97,7 +96,10 @@ impl Protocol {
     //= spec/records.md#key-update-out
     pub(super) fn key_update(&mut self, request: bool, out: &mut Vec<u8>) -> Result<(), Error> {
         self.control(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, u8::from(request)], out)?;
-        self.keys.tx.advance(self.suite).map_err(|_| Error::UsedUp)?;
+        self.keys
+            .tx
+            .advance(self.suite)
+            .map_err(|_| Error::UsedUp)?;
         self.tx_sequence = 0;
         // Any KeyUpdate answers a request; only one that asks settles our own.
         self.owes_reply = false;
@@ -111,7 +113,11 @@ impl Protocol {
 
     /// Seals an alert. The level follows from the description and means nothing in TLS 1.3.
     pub(super) fn alert(&mut self, alert: Alert, out: &mut Vec<u8>) -> Result<(), Error> {
-        let level = if matches!(alert, Alert::CLOSE_NOTIFY | Alert::USER_CANCELED) { 1 } else { 2 };
+        let level = if matches!(alert, Alert::CLOSE_NOTIFY | Alert::USER_CANCELED) {
+            1
+        } else {
+            2
+        };
         self.control(ALERT, &[level, alert.0], out)
     }
 
@@ -176,7 +182,11 @@ impl Protocol {
 
     /// Seals the record in `buffer`, whose content stands behind room for the header; answers its
     /// length.
-    pub(super) fn data_in_place(&mut self, buffer: &mut [u8], content: usize) -> Result<usize, Error> {
+    pub(super) fn data_in_place(
+        &mut self,
+        buffer: &mut [u8],
+        content: usize,
+    ) -> Result<usize, Error> {
         if content > usize::from(self.limits.fragment) {
             return Err(Error::Buffer);
         }
@@ -185,7 +195,9 @@ impl Protocol {
             .get_mut(..total)
             .and_then(|record| record.split_last_chunk_mut::<TAG>())
             .ok_or(Error::Buffer)?;
-        let (kind, padding) = record[HEADER + content..].split_first_mut().ok_or(Error::Buffer)?;
+        let (kind, padding) = record[HEADER + content..]
+            .split_first_mut()
+            .ok_or(Error::Buffer)?;
         *kind = APPLICATION_DATA;
         padding.fill(0);
         *tag = self.seal(record)?;
@@ -203,7 +215,12 @@ impl Protocol {
         let [high, low] = ((inner.len() + TAG) as u16).to_be_bytes();
         header[..3].copy_from_slice(&PROTECTED);
         header[3..].copy_from_slice(&[high, low]);
-        let tag = self.keys.tx.aead.seal(self.tx_sequence, header, inner).map_err(|_| Error::UsedUp)?;
+        let tag = self
+            .keys
+            .tx
+            .aead
+            .seal(self.tx_sequence, header, inner)
+            .map_err(|_| Error::UsedUp)?;
         self.tx_sequence += 1;
         Ok(tag)
     }
@@ -219,8 +236,14 @@ pub(super) struct Gather<'a> {
 
 impl<'a> Gather<'a> {
     pub(super) fn new(slices: &'a [IoSlice<'a>]) -> Self {
-        let left = slices.iter().fold(0, |sum: usize, slice| sum.saturating_add(slice.len()));
-        Self { slices, taken: 0, left }
+        let left = slices
+            .iter()
+            .fold(0, |sum: usize, slice| sum.saturating_add(slice.len()));
+        Self {
+            slices,
+            taken: 0,
+            left,
+        }
     }
 
     fn move_into(&mut self, out: &mut Vec<u8>, mut bytes: usize) {

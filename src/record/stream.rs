@@ -33,7 +33,11 @@ impl<C: Access + ?Sized> Channel for C {}
 
 impl Access for Record {
     fn record(&mut self) -> Result<&mut Record, Status> {
-        Ok(self)
+        match self.check() {
+            Err(Error::Forked) => Err(Error::Forked.into()),
+            // What has failed still sends its alert, and says by itself what it cannot do.
+            _ => Ok(self),
+        }
     }
 }
 
@@ -129,7 +133,10 @@ impl<C: Channel, S: Write> Stream<C, S> {
 impl<C: Channel, S: io::Read + Write> Stream<C, S> {
     /// Runs `take` until it has something to tell, reading the socket when input is missing.
     /// Answers whether there is data; none means the peer has closed.
-    fn receive(&mut self, mut take: impl FnMut(&mut Record) -> Result<Read, Error>) -> io::Result<usize> {
+    fn receive(
+        &mut self,
+        mut take: impl FnMut(&mut Record) -> Result<Read, Error>,
+    ) -> io::Result<usize> {
         loop {
             match take(self.channel.record().map_err(refused)?) {
                 Ok(Read::Data(bytes)) => return Ok(bytes),
@@ -205,7 +212,11 @@ impl<C: Channel, S: Write> Write for Stream<C, S> {
 
     fn write_vectored(&mut self, data: &[IoSlice<'_>]) -> io::Result<usize> {
         self.send()?;
-        let taken = self.channel.record().map_err(refused)?.write_vectored(data)?;
+        let taken = self
+            .channel
+            .record()
+            .map_err(refused)?
+            .write_vectored(data)?;
         match self.send() {
             // What was taken is sealed: that it has not left yet is the next call's affair.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(taken),

@@ -95,7 +95,11 @@ pub(super) fn front(input: &[u8]) -> Result<Front, super::Error> {
         [_, _, _, high, low, ..] => {
             let length = usize::from(u16::from_be_bytes([high, low]));
             //= spec/records.md#length
-            if length > MAX_LENGTH { Err(super::Error::Overflow) } else { Ok(Front::Record(HEADER + length)) }
+            if length > MAX_LENGTH {
+                Err(super::Error::Overflow)
+            } else {
+                Ok(Front::Record(HEADER + length))
+            }
         }
         _ => Ok(Front::Incomplete(HEADER - input.len())),
     }
@@ -120,8 +124,15 @@ pub(super) fn content(inner: &[u8]) -> Option<(u8, usize)> {
 /// nonce <0..255>, ticket <1..2^16-1>, extensions <0..2^16-2>, and nothing behind.
 pub(super) fn is_ticket(body: &[u8]) -> bool {
     fn skip(bytes: &[u8], width: usize, least: usize) -> Option<&[u8]> {
-        let length = bytes.get(..width)?.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-        if length < least { None } else { bytes.get(width + length..) }
+        let length = bytes
+            .get(..width)?
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        if length < least {
+            None
+        } else {
+            bytes.get(width + length..)
+        }
     }
     body.get(8..)
         .and_then(|rest| skip(rest, 1, 0))

@@ -1,11 +1,17 @@
 //! The rig: two records with the same secrets, a forger who has the peer's keys and keeps no rule,
 //! and rustls as a peer that knows nothing of us.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod closing;
+mod keys;
+mod messages;
 mod peer;
-mod rules;
+mod records;
 mod stream;
 mod transfer;
 
+use super::wire::MESSAGE_HEADER;
 use super::*;
 use crate::codec::{self, Framing};
 use crate::crypto::{AeadKey, IV, next_secret, traffic_key};
@@ -32,7 +38,10 @@ fn side(suite: Suite, server: bool, limits: Limits) -> Record {
 
 /// A server and its client.
 fn pair(suite: Suite) -> (Record, Record) {
-    (side(suite, true, Limits::default()), side(suite, false, Limits::default()))
+    (
+        side(suite, true, Limits::default()),
+        side(suite, false, Limits::default()),
+    )
 }
 
 /// One hop: the state through bytes and back.
@@ -60,7 +69,12 @@ impl Forger {
     fn at(suite: Suite, secret: &[u8]) -> Self {
         let (mut key, mut iv) = (vec![0; suite.key_len()], [0; IV]);
         traffic_key(suite, secret, &mut key, &mut iv);
-        Self { suite, secret: secret.to_vec(), key: AeadKey::new(suite, &key, &iv).unwrap(), sequence: 0 }
+        Self {
+            suite,
+            secret: secret.to_vec(),
+            key: AeadKey::new(suite, &key, &iv).unwrap(),
+            sequence: 0,
+        }
     }
 
     /// A record of this whole inner plaintext.
@@ -98,8 +112,11 @@ fn ticket(length: usize) -> Vec<u8> {
     message
 }
 
-/// Feeds `wire` and reads all there is: data, tickets, and whether the peer has closed.
-fn drain(record: &mut Record, mut wire: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>, bool), Error> {
+/// Data, tickets, and whether the peer has closed.
+type Heard = (Vec<u8>, Vec<Vec<u8>>, bool);
+
+/// Feeds `wire` and reads all there is.
+fn drain(record: &mut Record, mut wire: &[u8]) -> Result<Heard, Error> {
     let (mut data, mut tickets) = (Vec::new(), Vec::new());
     let mut buffer = [0; 1000];
     loop {
@@ -136,3 +153,22 @@ fn refusal(record: &mut Record, wire: &[u8], peer: &mut Record) -> (Error, Optio
         other => panic!("{other:?}"),
     }
 }
+
+/// What a server meets in records forged by its client.
+fn server_meets(forge: impl FnOnce(&mut Forger) -> Vec<u8>) -> (Error, Option<Alert>) {
+    let (mut server, mut client) = pair(Suite::Aes128Gcm);
+    let wire = forge(&mut Forger::new(Suite::Aes128Gcm, false));
+    refusal(&mut server, &wire, &mut client)
+}
+
+fn client_meets(forge: impl FnOnce(&mut Forger) -> Vec<u8>) -> (Error, Option<Alert>) {
+    let (mut server, mut client) = pair(Suite::Aes128Gcm);
+    let wire = forge(&mut Forger::new(Suite::Aes128Gcm, true));
+    refusal(&mut client, &wire, &mut server)
+}
+
+const UNEXPECTED: (Error, Option<Alert>) = (Error::Unexpected, Some(Alert::UNEXPECTED_MESSAGE));
+const MALFORMED: (Error, Option<Alert>) = (Error::Malformed, Some(Alert::DECODE_ERROR));
+const OVERFLOW: (Error, Option<Alert>) = (Error::Overflow, Some(Alert::RECORD_OVERFLOW));
+const FORGED: (Error, Option<Alert>) = (Error::Forged, Some(Alert::BAD_RECORD_MAC));
+const FLOOD: (Error, Option<Alert>) = (Error::Flood, Some(Alert::UNEXPECTED_MESSAGE));

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{
-    AlertDescription, ClientConfig, ClientConnection, Connection, ConnectionTrafficSecrets, RootCertStore,
-    ServerConfig, ServerConnection,
+    AlertDescription, ClientConfig, ClientConnection, Connection, ConnectionTrafficSecrets,
+    RootCertStore, ServerConfig, ServerConnection,
 };
 
 use super::*;
@@ -34,7 +34,9 @@ fn identity() -> &'static (CertificateDer<'static>, Vec<u8>) {
 
 fn provider(suite: Suite) -> Arc<CryptoProvider> {
     let mut provider = ring::default_provider();
-    provider.cipher_suites.retain(|offered| u16::from(offered.suite()) == suite.code());
+    provider
+        .cipher_suites
+        .retain(|offered| u16::from(offered.suite()) == suite.code());
     Arc::new(provider)
 }
 
@@ -85,7 +87,12 @@ impl Peer {
 }
 
 /// A real handshake. Then the server (or the client) becomes a [`Record`], and the other stays.
-pub(super) fn established(suite: Suite, server: bool, tickets: usize, limits: Limits) -> (Record, Peer) {
+pub(super) fn established(
+    suite: Suite,
+    server: bool,
+    tickets: usize,
+    limits: Limits,
+) -> (Record, Peer) {
     let (certificate, key) = identity();
     let log = Arc::new(Log::default());
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.clone()));
@@ -108,22 +115,38 @@ pub(super) fn established(suite: Suite, server: bool, tickets: usize, limits: Li
     connect.enable_secret_extraction = true;
     let mut acceptor = Peer(ServerConnection::new(Arc::new(accept)).unwrap().into());
     let name = "localhost".try_into().unwrap();
-    let mut initiator = Peer(ClientConnection::new(Arc::new(connect), name).unwrap().into());
+    let mut initiator = Peer(
+        ClientConnection::new(Arc::new(connect), name)
+            .unwrap()
+            .into(),
+    );
 
     // Hello, the server's flight, Finished; what the server says behind it are its tickets.
     acceptor.feed(&initiator.output()).unwrap();
     initiator.feed(&acceptor.output()).unwrap();
     acceptor.feed(&initiator.output()).unwrap();
     let behind = acceptor.output();
-    let (ours, mut theirs) = if server { (acceptor, initiator) } else { (initiator, acceptor) };
+    let (ours, mut theirs) = if server {
+        (acceptor, initiator)
+    } else {
+        (initiator, acceptor)
+    };
     if server {
         theirs.feed(&behind).unwrap();
     }
     let secrets = log.0.lock().unwrap();
     let (sent, received) = ("SERVER_TRAFFIC_SECRET_0", "CLIENT_TRAFFIC_SECRET_0");
-    let (tx, rx) = if server { (sent, received) } else { (received, sent) };
+    let (tx, rx) = if server {
+        (sent, received)
+    } else {
+        (received, sent)
+    };
     let extracted = ours.0.dangerous_extract_secrets().unwrap();
-    assert_eq!(extracted.tx.0, u64::from(server && tickets > 0), "all tickets go in one record");
+    assert_eq!(
+        extracted.tx.0,
+        u64::from(server && tickets > 0),
+        "all tickets go in one record"
+    );
     let record = Record::new(
         &Secrets {
             suite,
@@ -137,16 +160,21 @@ pub(super) fn established(suite: Suite, server: bool, tickets: usize, limits: Li
         if server { &[] } else { &behind },
     )
     .unwrap();
-    for (direction, theirs) in
-        [(&record.protocol.keys.tx, &extracted.tx.1), (&record.protocol.keys.rx, &extracted.rx.1)]
-    {
+    for (direction, theirs) in [
+        (&record.protocol.keys.tx, &extracted.tx.1),
+        (&record.protocol.keys.rx, &extracted.rx.1),
+    ] {
         let (key, iv) = match theirs {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv }
             | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
             | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key.as_ref(), iv.as_ref()),
             _ => unreachable!("no other suite was offered"),
         };
-        assert_eq!((direction.key(suite), direction.iv()), (key, iv), "what is derived is what rustls uses");
+        assert_eq!(
+            (direction.key(suite), direction.iv()),
+            (key, iv),
+            "what is derived is what rustls uses"
+        );
     }
     (record, theirs)
 }
@@ -179,13 +207,17 @@ fn the_peer_sees_the_alert_of_what_it_did() {
     type Spoil = fn(&mut Vec<u8>);
     let cases: [(Spoil, AlertDescription); 4] = [
         (|wire| wire[20] ^= 1, AlertDescription::BadRecordMac),
-        (|wire| wire.splice(0..0, [20, 3, 3, 0, 1, 1]).for_each(drop), AlertDescription::UnexpectedMessage),
+        (
+            |wire| wire.splice(0..0, [20, 3, 3, 0, 1, 1]).for_each(drop),
+            AlertDescription::UnexpectedMessage,
+        ),
         (|wire| wire[3] = 0x60, AlertDescription::RecordOverflow),
         (|wire| wire[0] = 22, AlertDescription::UnexpectedMessage),
     ];
     for server in [true, false] {
         for (spoil, expected) in cases {
-            let (mut ours, mut theirs) = established(Suite::Aes128Gcm, server, 2, Limits::default());
+            let (mut ours, mut theirs) =
+                established(Suite::Aes128Gcm, server, 2, Limits::default());
             ours.write(b"before").unwrap();
             theirs.write(b"a record of some length");
             let mut wire = theirs.output();
@@ -201,8 +233,19 @@ fn the_peer_sees_the_alert_of_what_it_did() {
 #[test]
 fn the_peers_alert_is_reported() {
     let (mut server, mut client) = established(Suite::Aes256Gcm, true, 0, Limits::default());
-    client.feed(&[23, 3, 3, 0, 20].iter().copied().chain([0; 20]).collect::<Vec<_>>()).unwrap_err();
-    assert_eq!(drain(&mut server, &client.output()), Err(Error::PeerAlert(Alert::BAD_RECORD_MAC)));
+    client
+        .feed(
+            &[23, 3, 3, 0, 20]
+                .iter()
+                .copied()
+                .chain([0; 20])
+                .collect::<Vec<_>>(),
+        )
+        .unwrap_err();
+    assert_eq!(
+        drain(&mut server, &client.output()),
+        Err(Error::PeerAlert(Alert::BAD_RECORD_MAC))
+    );
 }
 
 //= proves spec/records.md#half-close
@@ -210,19 +253,26 @@ fn the_peers_alert_is_reported() {
 fn closing_is_seen_on_both_sides_in_either_order() {
     for server in [true, false] {
         for first in [true, false] {
-            let (mut ours, mut theirs) = established(Suite::Aes128Gcm, server, 2, Limits::default());
+            let (mut ours, mut theirs) =
+                established(Suite::Aes128Gcm, server, 2, Limits::default());
             ours.write(b"last").unwrap();
             theirs.write(b"words");
             if first {
                 ours.close_notify();
-                assert_eq!(theirs.feed(ours.output()).unwrap(), (b"last".to_vec(), true));
+                assert_eq!(
+                    theirs.feed(ours.output()).unwrap(),
+                    (b"last".to_vec(), true)
+                );
             }
             theirs.close();
             let (data, _, closed) = drain(&mut ours, &theirs.output()).unwrap();
             assert_eq!((data, closed), (b"words".to_vec(), true));
             if !first {
                 ours.close_notify();
-                assert_eq!(theirs.feed(ours.output()).unwrap(), (b"last".to_vec(), true));
+                assert_eq!(
+                    theirs.feed(ours.output()).unwrap(),
+                    (b"last".to_vec(), true)
+                );
             }
         }
     }
@@ -244,7 +294,7 @@ fn keys_move_by_themselves_on_both_sides() {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Act {
     Ours(usize),
     Theirs(usize),
@@ -271,12 +321,18 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         5 => size().prop_map(Act::Read),
         5 => Just(Act::Hop),
     ];
-    let closes = prop_oneof![Just(vec![]), Just(vec![Act::OurClose]), Just(vec![Act::TheirClose])];
-    (proptest::collection::vec(act, 1..120), closes, 0..120usize).prop_map(|(mut acts, close, at)| {
-        let at = at.min(acts.len());
-        acts.splice(at..at, close);
-        acts
-    })
+    let closes = prop_oneof![
+        Just(vec![]),
+        Just(vec![Act::OurClose]),
+        Just(vec![Act::TheirClose])
+    ];
+    (proptest::collection::vec(act, 1..120), closes, 0..120usize).prop_map(
+        |(mut acts, close, at)| {
+            let at = at.min(acts.len());
+            acts.splice(at..at, close);
+            acts
+        },
+    )
 }
 
 /// Everything in flight between a record and rustls, with what has been said and heard.
@@ -289,7 +345,7 @@ struct Session {
     said_there: Vec<u8>,
     heard_here: Vec<u8>,
     heard_there: Vec<u8>,
-    hops: usize,
+    they_closed: bool,
 }
 
 impl Session {
@@ -304,7 +360,8 @@ impl Session {
             }
             Act::Theirs(length) => {
                 let data = stretch(self.said_there.len(), length);
-                if let Ok(length) = self.theirs.0.writer().write(&data) {
+                if !self.they_closed {
+                    let length = self.theirs.0.writer().write(&data).unwrap();
                     self.said_there.extend_from_slice(&data[..length]);
                 }
             }
@@ -313,7 +370,7 @@ impl Session {
                 assert_eq!(self.ours.key_update(request).is_err(), closed);
             }
             Act::TheirKeys => {
-                if self.theirs.0.process_new_packets().is_ok() {
+                if !self.they_closed {
                     self.theirs.update_keys();
                 }
             }
@@ -325,9 +382,13 @@ impl Session {
             }
             Act::ArriveThere(length) => {
                 let length = length.min(self.ours.output().len());
-                self.to_them.extend_from_slice(&self.ours.output()[..length]);
+                self.to_them
+                    .extend_from_slice(&self.ours.output()[..length]);
                 self.ours.sent(length);
-                let (data, _) = self.theirs.feed(&std::mem::take(&mut self.to_them)).unwrap();
+                let (data, _) = self
+                    .theirs
+                    .feed(&std::mem::take(&mut self.to_them))
+                    .unwrap();
                 self.heard_there.extend(data);
             }
             Act::Read(length) => {
@@ -339,21 +400,23 @@ impl Session {
             Act::Hop => {
                 let kept = self.ours.buffered() + self.ours.output().len();
                 match hop(&self.ours) {
-                    Some(moved) => {
-                        self.ours = moved;
-                        self.hops += 1;
-                    }
+                    Some(moved) => self.ours = moved,
                     None => assert!(kept > TRANSFER_LIMIT),
                 }
             }
             Act::OurClose => self.ours.close_notify(),
-            Act::TheirClose => self.theirs.close(),
+            Act::TheirClose => {
+                self.theirs.close();
+                self.they_closed = true;
+            }
         }
     }
 }
 
 fn stretch(from: usize, length: usize) -> Vec<u8> {
-    (from..from + length).map(|i| (i * 7 + i / 251) as u8).collect()
+    (from..from + length)
+        .map(|i| (i * 7 + i / 251) as u8)
+        .collect()
 }
 
 proptest! {
@@ -372,7 +435,7 @@ proptest! {
         let (ours, theirs) = established(suite, server, tickets, limits);
         let mut session = Session {
             ours, theirs, to_us: vec![], to_them: vec![], said_here: vec![], said_there: vec![],
-            heard_here: vec![], heard_there: vec![], hops: 0,
+            heard_here: vec![], heard_there: vec![], they_closed: false,
         };
         for act in acts {
             session.act(act);
@@ -385,8 +448,8 @@ proptest! {
             session.act(Act::Hop);
             session.act(Act::ArriveThere(usize::MAX));
         }
-        prop_assert_eq!(session.heard_there, session.said_here);
-        prop_assert_eq!(session.heard_here, session.said_there);
+        prop_assert!(session.heard_there == session.said_here, "they heard what we said");
+        prop_assert!(session.heard_here == session.said_there, "we heard what they said");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io::{self, BufRead, Read as _, Write as _};
+use std::io::{self, BufRead, IoSlice, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::thread;
@@ -10,6 +10,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::*;
+use crate::record::Access;
 use crate::status::{Major, Minor, Status};
 
 #[derive(Default)]
@@ -18,7 +19,7 @@ struct Pipe {
     ended: bool,
 }
 
-/// A socket in memory. How much it takes and gives at once is a script, over and over: 0 is
+/// A socket in memory. How much it takes and gives at once is drawn from a script: 0 is
 /// `WouldBlock`, 1 is `Interrupted`.
 #[derive(Clone, Default)]
 struct Fickle {
@@ -33,15 +34,27 @@ impl Fickle {
     const CAPACITY: usize = 30_000;
 
     fn pair(script: &[usize]) -> (Self, Self) {
-        let one = Self { script: script.to_vec(), ..Self::default() };
+        let one = Self {
+            script: script.to_vec(),
+            ..Self::default()
+        };
         let (incoming, outgoing) = (one.outgoing.clone(), one.incoming.clone());
-        let other = Self { incoming, outgoing, script: script.to_vec(), at: script.len() / 2 };
+        let other = Self {
+            incoming,
+            outgoing,
+            script: script.to_vec(),
+            at: script.len() / 2,
+        };
         (one, other)
     }
 
     fn turn(&mut self) -> io::Result<usize> {
-        self.at += 1;
-        match self.script.get(self.at % self.script.len().max(1)) {
+        // Any fixed order could fall into step with the test's own.
+        self.at = self
+            .at
+            .wrapping_mul(0x5851_F42D_4C95_7F2D)
+            .wrapping_add(0x1405_7B7E_F767_814F);
+        match self.script.get((self.at >> 33) % self.script.len().max(1)) {
             Some(0) => Err(io::ErrorKind::WouldBlock.into()),
             Some(1) => Err(io::ErrorKind::Interrupted.into()),
             Some(bytes) => Ok(*bytes),
@@ -52,7 +65,10 @@ impl Fickle {
 
 impl io::Read for Fickle {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        assert!(!out.is_empty(), "reading into nothing would look like the end");
+        assert!(
+            !out.is_empty(),
+            "reading into nothing would look like the end"
+        );
         let length = self.turn()?.min(out.len());
         let mut pipe = self.incoming.borrow_mut();
         if pipe.bytes.is_empty() && !pipe.ended {
@@ -110,8 +126,8 @@ proptest! {
     #[test]
     fn a_socket_that_does_not_block_loses_nothing(
         script in proptest::collection::vec(prop_oneof![Just(0), Just(1), 2..50usize, 2..60_000usize], 1..30)
-            .prop_filter("it moves, and not too slowly", |script| script.iter().any(|step| *step > 1000)),
-        total in 1..300_000usize, chunk in 1..70_000usize, buffer in 1..40_000usize,
+            .prop_filter("it moves", |script| script.iter().any(|step| *step > 1000)),
+        total in 1..200_000usize, chunk in 1..70_000usize, buffer in 1..40_000usize,
         keys in 1..20usize, hops in 1..20usize,
     ) {
         let (mut server, mut client) = both(&script);
@@ -119,7 +135,7 @@ proptest! {
         let (mut said, mut back, mut heard) = (0, Vec::new(), Vec::new());
         let mut buffer = vec![0; buffer];
         for step in 0.. {
-            prop_assert!(step < 1_000_000, "it stands still");
+            prop_assert!(step < 30_000, "it stands still");
             if step % hops == 0 {
                 server = moved(server);
                 client = moved(client);
@@ -161,7 +177,10 @@ fn a_connection_cut_short_is_not_one_that_closed() {
     client.socket().outgoing.borrow_mut().ended = true;
     let mut text = String::new();
     let error = server.read_to_string(&mut text).unwrap_err();
-    assert_eq!((text.as_str(), error.kind()), ("cut", io::ErrorKind::UnexpectedEof));
+    assert_eq!(
+        (text.as_str(), error.kind()),
+        ("cut", io::ErrorKind::UnexpectedEof)
+    );
     assert_eq!(error.downcast::<Error>().unwrap(), Error::Truncated);
     assert_eq!(Status::from(Error::Truncated).minor(), Minor::Truncated);
     server.write_all(b"still sent").unwrap();
@@ -176,23 +195,37 @@ fn a_connection_cut_short_is_not_one_that_closed() {
     assert_eq!(server.read(&mut [0; 9]).unwrap(), 0);
     server.write_all(b"and back").unwrap();
     assert_eq!(client.read(&mut [0; 9]).unwrap(), 8);
-    assert_eq!(client.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(
+        client.write(b"x").unwrap_err().kind(),
+        io::ErrorKind::BrokenPipe
+    );
 }
 
 //= proves spec/records.md#alert-out
 #[test]
 fn a_fatal_error_sends_its_alert_and_stays() {
     let (mut server, mut client) = both(&[]);
-    client.socket().outgoing.borrow_mut().bytes.extend([20, 3, 3, 0, 1, 1]);
+    client
+        .socket()
+        .outgoing
+        .borrow_mut()
+        .bytes
+        .extend([20, 3, 3, 0, 1, 1]);
     for _ in 0..3 {
         let error = server.read(&mut [0; 9]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert_eq!(error.downcast::<Error>().unwrap(), Error::Unexpected);
     }
-    assert_eq!(server.write(b"x").unwrap_err().kind(), io::ErrorKind::InvalidData);
+    assert_eq!(
+        server.write(b"x").unwrap_err().kind(),
+        io::ErrorKind::InvalidData
+    );
     let error = client.read(&mut [0; 9]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
-    assert!(error.to_string().contains("unexpected_message (10)"), "{error}");
+    assert!(
+        error.to_string().contains("unexpected_message (10)"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -239,7 +272,7 @@ struct Lost {
     tickets: Vec<Vec<u8>>,
 }
 
-impl Channel for Lost {
+impl Access for Lost {
     fn record(&mut self) -> Result<&mut Record, Status> {
         self.uses = self.uses.checked_sub(1).ok_or(Minor::ContextRevoked)?;
         Ok(&mut self.record)
@@ -257,7 +290,11 @@ fn a_channel_that_is_lost_neither_reads_nor_writes() {
         let (here, there) = Fickle::pair(&[]);
         let mut client = Stream::new(client, there);
         client.write_all(b"data").unwrap();
-        let mut channel = Lost { record: server, uses, tickets: vec![] };
+        let mut channel = Lost {
+            record: server,
+            uses,
+            tickets: vec![],
+        };
         let mut server = Stream::new(&mut channel, here);
         for error in [
             server.read(&mut [0; 9]).unwrap_err(),
@@ -269,7 +306,10 @@ fn a_channel_that_is_lost_neither_reads_nor_writes() {
             let status = error.downcast::<Status>().unwrap();
             assert_eq!(status.major(), Major::NoContext);
         }
-        assert!(client.socket().incoming.borrow().bytes.is_empty(), "nothing was sealed");
+        assert!(
+            client.socket().incoming.borrow().bytes.is_empty(),
+            "nothing was sealed"
+        );
     }
 }
 
@@ -279,9 +319,17 @@ fn tickets_are_handed_to_the_channel() {
     let (_, client) = pair(Suite::Aes128Gcm);
     let mut forger = Forger::new(Suite::Aes128Gcm, true);
     let (here, _there) = Fickle::pair(&[]);
-    let records = [forger.record(22, &ticket(3).repeat(2)), forger.record(23, b"data")].concat();
+    let records = [
+        forger.record(22, &ticket(3).repeat(2)),
+        forger.record(23, b"data"),
+    ]
+    .concat();
     here.incoming.borrow_mut().bytes.extend(records);
-    let mut channel = Lost { record: client, uses: usize::MAX, tickets: vec![] };
+    let mut channel = Lost {
+        record: client,
+        uses: usize::MAX,
+        tickets: vec![],
+    };
     let mut stream = Stream::new(&mut channel, here);
     assert_eq!(stream.read(&mut [0; 9]).unwrap(), 4);
     assert_eq!(channel.tickets, vec![ticket(3)[4..].to_vec(); 2]);
@@ -315,7 +363,9 @@ fn a_blocking_socket_carries_megabytes_both_ways_past_rustls() {
         let mut heard = vec![0; TOTAL];
         for (said, heard) in data.chunks(60_000).zip(heard.chunks_mut(60_000)) {
             let (left, right) = said.split_at(1000);
-            let written = reading.write_vectored(&[IoSlice::new(left), IoSlice::new(right)]).unwrap();
+            let written = reading
+                .write_vectored(&[IoSlice::new(left), IoSlice::new(right)])
+                .unwrap();
             reading.write_all(&said[written..]).unwrap();
             reading.read_exact(heard).unwrap();
             let (record, socket) = reading.into_parts();

@@ -6,7 +6,11 @@ use super::*;
 
 /// A state with something in every field that can hold something at once.
 fn full() -> (Record, Record) {
-    let limits = Limits::default().records(1000).received(2000).fragment(9000).padding(Padding::Block(32));
+    let limits = Limits::default()
+        .records(1000)
+        .received(2000)
+        .fragment(9000)
+        .padding(Padding::Block(32));
     let mut server = side(Suite::Aes256Gcm, true, limits);
     let (_, mut client) = pair(Suite::Aes256Gcm);
     client.write(b"unread").unwrap();
@@ -46,12 +50,21 @@ fn a_collected_message_and_a_waiting_ticket_move() {
     let messages = [ticket(10), ticket(20)].concat();
     let (first, second) = messages.split_at(messages.len() - 9);
     client.feed(&forger.record(22, first)).unwrap();
-    assert_eq!(client.read(&mut [0; 1]), Ok(Read::Ticket(ticket(10)[4..].to_vec())));
+    assert_eq!(
+        client.read(&mut [0; 1]),
+        Ok(Read::Ticket(ticket(10)[4..].to_vec()))
+    );
     let mut client = hop(&client).unwrap();
-    assert_eq!(client.read(&mut [0; 1]), Ok(Read::Incomplete { needed: HEADER }));
+    assert_eq!(
+        client.read(&mut [0; 1]),
+        Ok(Read::Incomplete { needed: HEADER })
+    );
     client.feed(&forger.record(22, second)).unwrap();
     let mut client = hop(&client).unwrap();
-    assert_eq!(client.read(&mut [0; 1]), Ok(Read::Ticket(ticket(20)[4..].to_vec())));
+    assert_eq!(
+        client.read(&mut [0; 1]),
+        Ok(Read::Ticket(ticket(20)[4..].to_vec()))
+    );
 }
 
 //= proves spec/records.md#freeze
@@ -61,9 +74,14 @@ fn up_to_64_kib_travel_and_no_more() {
     let mut wire = Vec::new();
     client.seal(&[1; 49_935 - 4 * OVERHEAD], &mut wire).unwrap();
     assert_eq!(server.feed(&wire), Ok(49_935));
-    server.write(&vec![2; TRANSFER_LIMIT - 49_935 - OVERHEAD]).unwrap();
+    server
+        .write(&vec![2; TRANSFER_LIMIT - 49_935 - OVERHEAD])
+        .unwrap();
     let mut moved = hop(&server).unwrap();
-    assert_eq!(drain(&mut client, &moved.take_output()).unwrap().0.len(), 15_579);
+    assert_eq!(
+        drain(&mut client, &moved.take_output()).unwrap().0.len(),
+        15_579
+    );
     server.write(b"").unwrap();
     assert!(server.freeze().is_some(), "nothing was written");
     server.write(b"1").unwrap();
@@ -77,7 +95,10 @@ fn up_to_64_kib_travel_and_no_more() {
 fn altered(find: &[u8], with: &[u8]) -> Result<(), Defect> {
     let (server, _) = full();
     let bytes = frozen(&server);
-    let at = bytes.windows(find.len()).position(|window| window == find).unwrap();
+    let at = bytes
+        .windows(find.len())
+        .position(|window| window == find)
+        .unwrap();
     let changed = [&bytes[..at], with, &bytes[at + find.len()..]].concat();
     let (state, _) = codec::decode::<Frozen<'_>>(&changed)?;
     Record::thaw(state).map(drop)
@@ -107,7 +128,10 @@ fn a_state_out_of_bounds_is_refused() {
         (suite_and_side.clone(), head(0x1302, 0)),
         (honest.clone(), limits(1, 1, 64, 2)),
         (honest.clone(), limits(1 << 24, 1 << 23, 1 << 14, 1 << 14)),
-        (honest_flags.clone(), flags([0, 0, 1, 1, 1], 255, [32, 64, 32, 4])),
+        (
+            honest_flags.clone(),
+            flags([0, 0, 1, 1, 1], 255, [32, 64, 32, 4]),
+        ),
     ];
     for (find, with) in good {
         assert_eq!(altered(&find, &with), Ok(()), "{with:?}");
@@ -150,16 +174,28 @@ fn a_state_out_of_bounds_is_refused() {
         assert_eq!(altered(&sequence(1), &sequence(number)), Err(Defect));
     }
     // Lengths of IV and key.
-    assert_eq!(altered(&[&[12][..], &iv].concat(), &[&[11][..], &iv[..11]].concat()), Err(Defect));
+    assert_eq!(
+        altered(&[&[12][..], &iv].concat(), &[&[11][..], &iv[..11]].concat()),
+        Err(Defect)
+    );
     let key = server.protocol.keys.tx.key(Suite::Aes256Gcm).to_vec();
-    assert_eq!(altered(&[&[32][..], &key].concat(), &[&[16][..], &key[..16]].concat()), Err(Defect));
+    assert_eq!(
+        altered(
+            &[&[32][..], &key].concat(),
+            &[&[16][..], &key[..16]].concat()
+        ),
+        Err(Defect)
+    );
     // Plaintext longer than a record, and more than travels.
     for (length, answer) in [(1 << 14, Ok(())), ((1 << 14) + 1, Err(Defect))] {
         let long = [varint(length), vec![1; length as usize]].concat();
         assert_eq!(altered(b"\x04read", &long), answer);
     }
     let long = [varint(TRANSFER_LIMIT as u64), vec![1; TRANSFER_LIMIT]].concat();
-    assert_eq!(altered(b"\x00\x04read", &[&long[..], b"\x04read"].concat()), Err(Defect));
+    assert_eq!(
+        altered(b"\x00\x04read", &[&long[..], b"\x04read"].concat()),
+        Err(Defect)
+    );
 }
 
 //= proves spec/records.md#thaw
@@ -209,9 +245,15 @@ fn a_closed_state_moves_and_stays_closed() {
     let mut client = hop(&client).unwrap();
     assert_eq!(server.write(b"x"), Err(Error::ClosedHere));
     assert_eq!(client.write(b"x"), Err(Error::ClosedHere));
-    assert_eq!(drain(&mut server, b"").unwrap(), (b"unread".to_vec(), vec![], true));
+    assert_eq!(
+        drain(&mut server, b"").unwrap(),
+        (b"unread".to_vec(), vec![], true)
+    );
     let mut server = hop(&server).unwrap();
-    assert_eq!(drain(&mut server, b"noise").unwrap(), (vec![], vec![], true));
+    assert_eq!(
+        drain(&mut server, b"noise").unwrap(),
+        (vec![], vec![], true)
+    );
     assert!(drain(&mut client, &server.take_output()).unwrap().2);
 }
 
@@ -228,7 +270,16 @@ fn the_layout_is_the_one_of_the_page() {
     let (server, _) = pair(Suite::Aes128Gcm);
     let keys = |direction: &Direction| {
         let suite = Suite::Aes128Gcm;
-        [&[32][..], direction.secret(suite), &[16], direction.key(suite), &[12], direction.iv(), &[0]].concat()
+        [
+            &[32][..],
+            direction.secret(suite),
+            &[16],
+            direction.key(suite),
+            &[12],
+            direction.iv(),
+            &[0],
+        ]
+        .concat()
     };
     let expected = [
         &[0x81, 0x26, 1][..],

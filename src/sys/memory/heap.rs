@@ -6,7 +6,7 @@
 //! in use by the process that took it. Freed cells are zero but for a link to the next one.
 //!
 //! ```text
-//! regions  128 KiB, 256 KiB, ... 32 MiB   one mmap each
+//! regions  64 KiB, 128 KiB, ... 32 MiB     one mmap each
 //! runs     16 KiB ... 256 KiB of a region  cells of one size, taken in order
 //! cells    go back to their size's list, are used again, and never leave it
 //! large    a cell of more than 64 KiB is a mapping of its own; up to 8 MiB are kept for reuse
@@ -56,8 +56,10 @@ const HUGE: usize = 4 << 20;
 
 const FIRST_RUN: usize = 16 << 10;
 const RUN_DOUBLINGS: u32 = 4;
-const FIRST_REGION: usize = 128 << 10;
-const REGION_DOUBLINGS: u32 = 8;
+/// All that may be locked by default before Linux 5.16. Since then it is 8 MiB, which is the first
+/// seven regions.
+const FIRST_REGION: usize = 64 << 10;
+const REGION_DOUBLINGS: u32 = 9;
 
 /// All zero is an empty heap, and everything in it is atomic: a child may find it wiped.
 pub(in crate::sys) struct Heap {
