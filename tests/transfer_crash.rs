@@ -195,8 +195,8 @@ fn a_full_ledger_is_a_clear_error_and_costs_nothing() {
     let mut pairs: Vec<_> = (0..3).map(|_| pair::<Message>(&domain)).collect();
     let (finished, _) = Message::handshake();
     let refused = finished.activate(&domain).unwrap_err();
-    assert_eq!(refused.status().minor(), Minor::LedgerFull);
-    let finished = refused.into_finished();
+    assert_eq!(refused.error.minor(), Minor::LedgerFull);
+    let finished = refused.finished;
     for (context, peer) in &mut pairs {
         talk(context, peer);
     }

@@ -165,10 +165,15 @@ mod tests {
     #[test]
     fn everything_behind_exec_is_the_command() {
         let line = "baton serve --hops 3 --exec sh -c true --hops 4 --http";
-        let Command::Serve(serve) = parse(line).unwrap().command else { panic!("not serve") };
+        let Command::Serve(serve) = parse(line).unwrap().command else {
+            panic!("not serve")
+        };
         assert_eq!(serve.hops, 3);
         assert!(!serve.http);
-        assert_eq!(serve.exec.unwrap(), ["sh", "-c", "true", "--hops", "4", "--http"]);
+        assert_eq!(
+            serve.exec.unwrap(),
+            ["sh", "-c", "true", "--hops", "4", "--http"]
+        );
     }
 
     #[test]

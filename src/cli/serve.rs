@@ -11,6 +11,7 @@ use crate::establish::{AcceptorConfig, ClientCertificates};
 use crate::server::identity::{self, Identity, Origin};
 use crate::server::state::Folder;
 use crate::server::{self, Plan, Role, Server, passwords};
+use crate::session::drive::Hops;
 use crate::session::job::Kind;
 use crate::session::log;
 use crate::sys::{clock, memory, process};
@@ -19,8 +20,6 @@ use super::arguments::{ClientAuth, Serve};
 
 /// Passwords a client may try on one connection.
 const ATTEMPTS: u8 = 3;
-/// Descriptors that are not for sessions: the listener, handshakes, files.
-const DESCRIPTORS_LEFT: u64 = 1200;
 
 /// Why it did not serve.
 #[derive(Debug)]
@@ -61,12 +60,16 @@ impl From<server::Error> for Error {
 }
 
 /// Serves until it is stopped; or, in a process forked from the server, runs its session.
-pub fn run(options: Serve) -> Result<(), Error> {
+pub fn run(options: &Serve) -> Result<(), Error> {
     if let Err(error) = process::set_not_dumpable() {
         log::line(format_args!("this process can be dumped: {error}"));
     }
-    let (credential, identity) = credential(&options)?;
-    let config = config(&options, credential, identity.as_ref().map(|(identity, _)| identity))?;
+    let (credential, identity) = credential(options)?;
+    let config = config(
+        options,
+        credential,
+        identity.as_ref().map(|(identity, _)| identity),
+    )?;
     let kind = match &options.exec {
         Some(words) => Kind::Exec(words.clone()),
         None if options.http => Kind::Page,
@@ -76,15 +79,16 @@ pub fn run(options: Serve) -> Result<(), Error> {
         listen: options.listen,
         config,
         kind,
-        hops: options.hops,
-        hop_every: options.hop_every,
-        sessions: sessions(&options),
+        hops: Hops::new(options.hops, options.hop_every),
+        sessions: sessions(options),
     })?;
     if memory::unlocked() {
-        log::line(format_args!("RLIMIT_MEMLOCK is too low: some secrets may reach swap"));
+        log::line(format_args!(
+            "RLIMIT_MEMLOCK is too low: some secrets may reach swap"
+        ));
     }
     let address = server.address().map_err(Error::System)?;
-    greet(&options, address, identity.as_ref()).map_err(Error::System)?;
+    greet(options, address, identity.as_ref()).map_err(Error::System)?;
     // The identity's copy of the private key; the server's own is in secret pages.
     drop(identity);
     match server.run()? {
@@ -94,11 +98,12 @@ pub fn run(options: Serve) -> Result<(), Error> {
     Ok(())
 }
 
-/// As many sessions as were asked for and there are descriptors for: each needs one here.
+/// As many sessions as were asked for and there are descriptors for: each needs one here, and a
+/// quarter is left to handshakes.
 fn sessions(options: &Serve) -> usize {
-    let most = process::raise_descriptor_limit().unwrap_or(u64::MAX);
-    let sessions = u64::from(options.sessions).min(most.saturating_sub(DESCRIPTORS_LEFT));
-    usize::try_from(sessions).unwrap_or(usize::MAX)
+    let descriptors = process::raise_descriptor_limit().unwrap_or(u64::MAX);
+    let most = (descriptors - descriptors / 4).max(1);
+    usize::try_from(most.min(options.sessions.into())).unwrap_or(usize::MAX)
 }
 
 fn credential(options: &Serve) -> Result<(AcceptorCredential, Option<(Identity, Origin)>), Error> {
@@ -150,7 +155,9 @@ fn config(
         let file = passwords::File::read(path).map_err(Error::Passwords)?;
         builder = builder.passwords(Arc::new(file), ATTEMPTS);
     }
-    builder.build().map_err(|error| Error::Credential("configuration", error))
+    builder
+        .build()
+        .map_err(|error| Error::Credential("configuration", error))
 }
 
 /// Says where the server listens, and what to try, in lines that work as they stand.
@@ -173,7 +180,11 @@ fn greet(
             Origin::LeavesRenewed => "certificates renewed",
             Origin::Renewed => "authority and certificates renewed",
         };
-        writeln!(out, "Development identity {what}: {}", identity.folder().display())?;
+        writeln!(
+            out,
+            "Development identity {what}: {}",
+            identity.folder().display()
+        )?;
     }
     // From another machine one would name this one's address; to try, the loopback serves.
     let ip = match address.ip() {
@@ -225,7 +236,11 @@ fn lines(options: &Serve, near: SocketAddr, identity: Option<&Identity>) -> [Str
         Some(_) => format!("localhost:{}", near.port()),
         None => near.to_string(),
     };
-    [openssl, format!("{curl} https://{host}/"), format!("{connect} {near}")]
+    [
+        openssl,
+        format!("{curl} https://{host}/"),
+        format!("{connect} {near}"),
+    ]
 }
 
 /// A path as a word of a shell's command.

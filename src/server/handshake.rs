@@ -22,6 +22,8 @@ use crate::session::channel::Messages;
 
 /// Bytes taken from a connection at once.
 const TAKEN: usize = 16 * 1024;
+/// Reads in a row, before others get their turn.
+const READS: usize = 8;
 
 /// A connection and how far its handshake is.
 pub struct Handshake {
@@ -62,7 +64,7 @@ pub enum Progress {
     /// It goes on; what to wait for.
     Wants(EventFlags),
     /// There is a context. What has not been sent yet must be sent first.
-    Established(Live, Vec<u8>),
+    Established(Box<Live>, Vec<u8>),
     /// There is none, and the connection can be closed.
     Over,
 }
@@ -73,7 +75,7 @@ pub struct Refusal(pub String);
 
 enum Fed {
     More,
-    Established(Live),
+    Established(Box<Live>),
 }
 
 impl Handshake {
@@ -110,14 +112,17 @@ impl Handshake {
             return Ok(Progress::Wants(EventFlags::OUT));
         }
         let mut bytes = [0; TAKEN];
-        loop {
+        for _ in 0..READS {
             match (&self.socket).read(&mut bytes) {
                 Ok(0) => return Err(Refusal("the peer closed the connection".to_owned())),
                 Ok(count) => {
                     if let Fed::Established(live) = self.feed(&bytes[..count], domain)? {
                         // What the socket does not take now leaves with the context.
                         self.flush()?;
-                        return Ok(Progress::Established(live, std::mem::take(&mut self.unsent)));
+                        return Ok(Progress::Established(
+                            live,
+                            std::mem::take(&mut self.unsent),
+                        ));
                     }
                     if !self.flush()? {
                         return Ok(Progress::Wants(EventFlags::OUT));
@@ -130,6 +135,7 @@ impl Handshake {
                 Err(error) => return Err(Refusal(error.to_string())),
             }
         }
+        Ok(Progress::Wants(EventFlags::IN))
     }
 
     fn feed(&mut self, input: &[u8], domain: &Domain) -> Result<Fed, Refusal> {
@@ -151,7 +157,10 @@ impl Handshake {
                     self.state = State::Record(next);
                     Ok(Fed::More)
                 }
-                Err(finished) => activate(finished, domain).map(Live::Record).map(Fed::Established),
+                Err(finished) => {
+                    let context = activate(finished, domain)?;
+                    Ok(Fed::Established(Box::new(Live::Record(context))))
+                }
             },
             State::Message(acceptor, tokens) => self.feed_tokens(acceptor, tokens, input, domain),
             State::Refused | State::Stepping => Ok(Fed::More),
@@ -166,7 +175,9 @@ impl Handshake {
         domain: &Domain,
     ) -> Result<Fed, Refusal> {
         loop {
-            let token = tokens.next(&mut input).map_err(|error| Refusal(error.reason().to_owned()))?;
+            let token = tokens
+                .next(&mut input)
+                .map_err(|error| Refusal(error.reason().to_owned()))?;
             let Some(token) = token else {
                 self.state = State::Message(acceptor, tokens);
                 return Ok(Fed::More);
@@ -176,7 +187,7 @@ impl Handshake {
                 Err(finished) => {
                     let context = activate(finished, domain)?;
                     let messages = Messages::new(context, input.to_vec());
-                    return Ok(Fed::Established(Live::Message(messages)));
+                    return Ok(Fed::Established(Box::new(Live::Message(messages))));
                 }
             }
         }
@@ -229,16 +240,15 @@ impl Handshake {
             return self.flush_and_close();
         }
         let mut bytes = [0; TAKEN];
-        loop {
+        for _ in 0..READS {
             match (&self.socket).read(&mut bytes) {
                 Ok(0) => return Progress::Over,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Progress::Wants(EventFlags::IN);
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Progress::Over,
                 _ => {}
             }
         }
+        Progress::Wants(EventFlags::IN)
     }
 
     /// Whether it has been refused already, so that its end is nothing to tell.
@@ -250,14 +260,19 @@ impl Handshake {
 /// What a step has for the peer, as it goes over a stream.
 fn framed<A, F>(step: Result<Step<A, F>, Failed>) -> Result<Step<A, F>, Failed> {
     match step {
-        Ok(Step::Continue { next, output }) => {
-            Ok(Step::Continue { next, output: Tokens::frame(&output) })
-        }
-        Ok(Step::Done { finished, output }) => {
-            Ok(Step::Done { finished, output: Tokens::frame(&output) })
-        }
+        Ok(Step::Continue { next, output }) => Ok(Step::Continue {
+            next,
+            output: Tokens::frame(&output),
+        }),
+        Ok(Step::Done { finished, output }) => Ok(Step::Done {
+            finished,
+            output: Tokens::frame(&output),
+        }),
         Ok(Step::Password(never)) => match never {},
-        Err(failed) => Err(Failed { output: Tokens::frame(&failed.output), ..failed }),
+        Err(failed) => Err(Failed {
+            output: Tokens::frame(&failed.output),
+            ..failed
+        }),
     }
 }
 
@@ -265,5 +280,7 @@ fn activate<F: crate::codec::Framing>(
     finished: Finished<F>,
     domain: &Domain,
 ) -> Result<Context<F>, Refusal> {
-    finished.activate(domain).map_err(|kept| Refusal(kept.error.to_string()))
+    finished
+        .activate(domain)
+        .map_err(|kept| Refusal(kept.error.to_string()))
 }

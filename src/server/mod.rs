@@ -4,7 +4,7 @@
 //! | room | what lives there |
 //! |---|---|
 //! | [`state`], [`identity`] | what is kept between two starts: the development identity |
-//! | [`handshake`] | one handshake in progress |
+//! | [`reception`], [`handshake`] | accepting, and the handshakes in progress |
 //! | [`sessions`] | the sessions that run, how they end, the release of each |
 //! | [`poller`] | what is waited for |
 //! | here, `run` | the loop |
@@ -22,6 +22,7 @@ pub mod handshake;
 pub mod identity;
 pub mod passwords;
 pub mod poller;
+pub mod reception;
 mod run;
 pub mod sessions;
 pub mod state;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 
 use crate::establish::AcceptorConfig;
 use crate::ledger::{self, Domain};
+use crate::session::drive::Hops;
 use crate::session::job::Kind;
 
 pub use run::Role;
@@ -46,9 +48,7 @@ pub struct Plan {
     /// What sessions run.
     pub kind: Kind,
     /// Hops of each session after the first.
-    pub hops: u32,
-    /// Bytes of a busy connection between two hops.
-    pub hop_every: u64,
+    pub hops: Hops,
     /// Sessions at once.
     pub sessions: usize,
 }
@@ -82,22 +82,39 @@ pub struct Server {
     config: Arc<AcceptorConfig>,
     domain: Domain,
     kind: Kind,
-    hops: u32,
-    hop_every: u64,
+    hops: Hops,
     limit: usize,
 }
 
 impl Server {
     /// Listens, and makes the domain within which sessions move.
     pub fn open(plan: Plan) -> Result<Self, Error> {
-        let Plan { listen, config, kind, hops, hop_every, sessions } = plan;
+        let Plan {
+            listen,
+            config,
+            kind,
+            hops,
+
+            sessions,
+        } = plan;
         let refused = |error| Error::Listen(listen, error);
         let listener = TcpListener::bind(listen).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
-        let options = ledger::Options { collect: true, ..ledger::Options::default() };
+        let options = ledger::Options {
+            collect: true,
+            ..ledger::Options::default()
+        };
         let domain = Domain::inherited_with(&options).map_err(Error::Ledger)?;
         let config = Arc::new(config);
-        Ok(Self { listener, config, domain, kind, hops, hop_every, limit: sessions })
+        Ok(Self {
+            listener,
+            config,
+            domain,
+            kind,
+            hops,
+
+            limit: sessions,
+        })
     }
 
     /// The address it listens on, with the port that was taken.
