@@ -65,6 +65,11 @@ fn configs() -> &'static (Arc<AcceptorConfig>, Arc<InitiatorConfig>) {
     })
 }
 
+/// The acceptor's side of a pair.
+pub fn acceptor_config() -> Arc<AcceptorConfig> {
+    Arc::clone(&configs().0)
+}
+
 /// A context of `domain` and its peer, in a domain of its own, out of a real handshake.
 pub fn pair<F: Talk>(domain: &Domain) -> (Context<F>, Context<F>) {
     let (acceptor, initiator) = F::handshake();
