@@ -212,7 +212,7 @@ impl Session {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let [first, mut steps @ ..] = input else {
+    let Some((first, mut steps)) = input.split_first() else {
         return;
     };
     let mut session = Session::new(*first);
@@ -222,7 +222,7 @@ fuzz_target!(|input: &[u8]| {
         // Steps that only need a number take no bytes.
         let (bytes, next) = match step % 12 {
             0..6 => (own, rest),
-            _ => (&[][..], &steps[2..]),
+            _ => (&rest[..0], &steps[2..]),
         };
         match step % 12 {
             0 => session.feed(bytes),
@@ -259,7 +259,10 @@ fuzz_target!(|input: &[u8]| {
             }
             6 => session.read(much * 100),
             7 => session.hop(),
-            8 => session.write(&vec![7; much * 200]),
+            8 => {
+                let data = (0..much * 200).map(|i| (i + much) as u8);
+                session.write(&data.collect::<Vec<_>>());
+            }
             9 => {
                 let closed = session.record.key_update(much & 1 != 0).is_err();
                 assert!(!closed || session.record.closed() || session.record.failed().is_some());

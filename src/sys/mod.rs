@@ -24,6 +24,8 @@ pub mod clock;
 pub mod entropy;
 /// Points at which a test build can be made to crash, stop or fail.
 pub mod fault;
+#[cfg(test)]
+mod kernel;
 mod lock;
 /// Memory with properties: secret pages, and mappings shared by processes.
 pub mod memory;

@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use super::Error;
 use super::reader::Reader;
 use super::sink::{Captured, capturing};
-use crate::crypto::{self, AeadKey, IV, MAX_KEY, Suite};
+use crate::crypto::{self, IV, MAX_KEY, Suite};
 use crate::secret::Slot;
 use crate::status::Minor;
 use crate::sys::process;
@@ -153,8 +153,14 @@ impl<C: Side> Handshake<C> {
         let mut captured = self.captured.take();
         let progress = capturing(&mut captured, || self.drive(input, output));
         self.captured = captured;
-        if progress.is_err() {
+        if let Err(error) = &progress {
+            let before = output.len();
             self.drain(output);
+            // rustls ends some handshakes without a word. What the peer ended is not answered.
+            let ours = !matches!(error.minor, Minor::PeerRefused | Minor::FramingUnknown);
+            if ours && !ends_with_alert(&output[before..]) {
+                self.refuse(output);
+            }
         }
         progress
     }
@@ -169,16 +175,8 @@ impl<C: Side> Handshake<C> {
             self.turn(output)?;
         }
         loop {
-            match self.reader.take(&mut input) {
-                Ok(true) => {}
-                Ok(false) => return Ok(Progress::More),
-                Err(error) => {
-                    // rustls sends no alert for its caller, but it answers what is no record.
-                    self.reader.spoil();
-                    let answered = self.turn(output);
-                    debug_assert!(answered.is_err());
-                    return Err(error);
-                }
+            if !self.reader.take(&mut input)? {
+                return Ok(Progress::More);
             }
             if self.turn(output)? {
                 return Ok(Progress::Done(input));
@@ -230,6 +228,20 @@ impl<C: Side> Handshake<C> {
         }
     }
 
+    /// Whether the peer's bytes so far are whole records.
+    pub(crate) fn is_between_records(&self) -> bool {
+        self.reader.is_between_records()
+    }
+
+    /// Ends the handshake with the alert `decode_error`: rustls sends none for its caller, but it
+    /// answers what is no record.
+    pub(crate) fn refuse(&mut self, output: &mut Vec<u8>) {
+        self.reader.spoil();
+        // An error in any case: only what rustls says about it counts.
+        drop(self.turn(output));
+        self.drain(output);
+    }
+
     /// What rustls still has to say after an error. It gives that up before it looks at input, and
     /// must not be let look at any: it may hold ranges of what it was shown before.
     fn drain(&mut self, output: &mut Vec<u8>) {
@@ -277,6 +289,19 @@ impl<C: Side> Handshake<C> {
             && follows(suite, established.rx_secret(), &keys.rx.1);
         if derived { Ok(established) } else { Err(LOST) }
     }
+}
+
+/// Whether the last of these records is an alert: by its type, or sealed, by its length, which no
+/// handshake message is short enough for.
+fn ends_with_alert(mut records: &[u8]) -> bool {
+    const SEALED: usize = 2 + 1 + crypto::TAG;
+    let mut alert = false;
+    while let [kind, _, _, high, low, rest @ ..] = records {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        alert = *kind == 21 || (*kind == 23 && length == SEALED);
+        records = rest.get(length..).unwrap_or_default();
+    }
+    alert
 }
 
 fn encode<D>(data: &mut EncodeTlsData<'_, D>, output: &mut Vec<u8>) -> Result<(), Error> {
@@ -347,23 +372,5 @@ impl Established {
     /// The exporter secret (RFC 8446 7.5).
     pub(crate) fn exporter_secret(&self) -> &[u8] {
         self.secrets.exporter.as_bytes()
-    }
-
-    /// The last record of a session that goes no further: a fatal alert, sealed.
-    pub(crate) fn refuse(self, alert: u8) -> Vec<u8> {
-        const LENGTH: u8 = 3 + crypto::TAG as u8;
-        let mut key = zeroize::Zeroizing::new([0; MAX_KEY]);
-        let key = &mut key[..self.suite.key_len()];
-        let mut iv = [0; IV];
-        crypto::traffic_key(self.suite, self.tx_secret(), key, &mut iv);
-        // Fatal (2), the alert, the record's true type: alert (21).
-        let (header, mut body) = ([23, 3, 3, 0, LENGTH], [2, alert, 21]);
-        let sealed = AeadKey::new(self.suite, key, &iv)
-            .map(Slot::new)
-            .and_then(|key| key.seal(self.sent, &header, &mut body));
-        match sealed {
-            Ok(tag) => [&header[..], &body, &tag].concat(),
-            Err(_) => Vec::new(),
-        }
     }
 }

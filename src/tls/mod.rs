@@ -34,10 +34,10 @@ use rustls::{AlertDescription, CertificateError};
 
 use crate::status::{Minor, Status};
 
-pub(crate) use config::{Client, Clients, Protocol, Server};
+pub(crate) use config::{Client, Clients, Protocol, Server, certified};
 pub use handshake::Tickets;
-pub(crate) use handshake::{Established, Handshake, Progress};
-pub(crate) use key::signing_key;
+pub(crate) use handshake::{Established, Handshake, Progress, Side};
+pub(crate) use key::{PrivateKey, private_key};
 
 /// Why a handshake came to no good end: the rule that was broken, and a sentence for the log.
 ///
@@ -54,6 +54,14 @@ impl Error {
         Self {
             minor,
             reason: Cow::Borrowed(reason),
+        }
+    }
+
+    /// With a reason that a peer may have had a hand in.
+    pub(crate) fn told(minor: Minor, reason: &str) -> Self {
+        Self {
+            minor,
+            reason: printable(reason).into(),
         }
     }
 
@@ -101,14 +109,12 @@ impl From<rustls::Error> for Error {
             }
             _ => Minor::HandshakeFailed,
         };
-        Self {
-            minor,
-            reason: printable(&error.to_string()).into(),
-        }
+        Self::told(minor, &error.to_string())
     }
 }
 
 /// A text that a peer may have had a hand in, made fit for a log line.
+//= spec/mechanism.md#refusal
 fn printable(text: &str) -> String {
     const LIMIT: usize = 256;
     let mut line: String = text.chars().flat_map(char::escape_default).collect();

@@ -20,6 +20,7 @@ const OVERHEAD: usize = ID + REST_NONCE + TAG;
 const ID: usize = 8;
 
 /// Seals tickets that can be used for `lifetime`.
+//= spec/mechanism.md#resumption
 pub(super) struct Sealer {
     lifetime: Duration,
     born: u64,
@@ -42,7 +43,7 @@ impl Key {
     fn new(now: Instant) -> Option<Self> {
         let mut key = Self {
             id: [0; ID],
-            key: Slot::new([0; 32]),
+            key: Slot::zeroed(),
             made: now,
         };
         secret::random(&mut key.id).ok()?;

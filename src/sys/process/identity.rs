@@ -44,8 +44,17 @@ impl Identity {
             Some(pidfd) => pidfd_inode(&pidfd)?,
             None => 0,
         };
-        let started = if inode == 0 { stat_line(pid)?.started } else { 0 };
-        Ok(Self { pid, inode, started, pid_namespace: pid_namespace()? })
+        let started = if inode == 0 {
+            stat_line(pid)?.started
+        } else {
+            0
+        };
+        Ok(Self {
+            pid,
+            inode,
+            started,
+            pid_namespace: pid_namespace()?,
+        })
     }
 
     /// Whether the process still runs. A process that has ended and was not waited for does not.
