@@ -41,6 +41,9 @@ pub enum Error {
     InputFirst,
     /// The caller's buffer is too short, or the content too long for one record.
     Buffer,
+    /// This is a forked copy: the session belongs to the process this one was forked from, and
+    /// the keys are not here.
+    Forked,
     /// The secrets do not fit the suite, a sequence number is beyond its end, or more input was
     /// handed over than is kept.
     Secrets,
@@ -65,6 +68,7 @@ impl Error {
             | Self::OutputFirst
             | Self::InputFirst
             | Self::Buffer
+            | Self::Forked
             | Self::Secrets => None,
         }
     }
@@ -85,6 +89,7 @@ impl Error {
             Self::PeerAlert(_) => Minor::PeerAlert,
             Self::Truncated => Minor::Truncated,
             Self::Aborted(_) | Self::ClosedHere => Minor::ClosedHere,
+            Self::Forked => Minor::ContextForked,
             Self::OutputFirst | Self::InputFirst | Self::Buffer | Self::Secrets => {
                 Minor::RecordMisused
             }
@@ -120,7 +125,7 @@ impl From<Error> for io::Error {
             Error::OutputFirst | Error::InputFirst | Error::Buffer | Error::Secrets => {
                 io::ErrorKind::InvalidInput
             }
-            Error::UsedUp => io::ErrorKind::Other,
+            Error::UsedUp | Error::Forked => io::ErrorKind::Other,
             Error::Unexpected
             | Error::Forged
             | Error::Overflow

@@ -81,10 +81,11 @@ impl Framing for Record {
 
     const CODE: u8 = 2;
 
-    /// None after a fatal error, and while more than [`TRANSFER_LIMIT`] bytes are unread, unopened
+    /// None in a forked copy, after a fatal error, and while more than [`TRANSFER_LIMIT`] bytes are unread, unopened
     /// and unsent: read or send first. Any other state travels.
     //= spec/records.md#freeze
     fn freeze(&self) -> Option<Frozen<'_>> {
+        self.check().ok()?;
         let protocol = &self.protocol;
         let suite = protocol.suite;
         let frozen = Frozen {
@@ -108,7 +109,7 @@ impl Framing for Record {
             ciphertext: self.input.ciphertext(),
             output: &self.output[self.sent..],
         };
-        (self.failed.is_none() && frozen.kept() <= TRANSFER_LIMIT).then_some(frozen)
+        (frozen.kept() <= TRANSFER_LIMIT).then_some(frozen)
     }
 
     /// Checks every bound. It does not derive: key and IV come beside the secret. What expanding

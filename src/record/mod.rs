@@ -13,7 +13,8 @@
 //! - a key and a sequence number seal once: the number is raised with the record, never set back;
 //! - what was sealed leaves in the order in which it was sealed;
 //! - after a fatal error nothing but its alert can be fetched;
-//! - every loop and buffer is bounded, whatever the peer sends.
+//! - every loop and buffer is bounded, whatever the peer sends;
+//! - in a forked child there is no state: every call is refused, and no key or plaintext is there.
 
 mod error;
 mod frozen;
@@ -210,6 +211,15 @@ impl Record {
     /// The fatal error that ended the session, if one did.
     pub fn failed(&self) -> Option<Error> {
         self.failed
+    }
+
+    /// That the keys are here and nothing has failed: what every operation asks first.
+    #[inline]
+    fn check(&self) -> Result<(), Error> {
+        if !self.protocol.keys.is_here() {
+            return Err(Error::Forked);
+        }
+        self.failed.map_or(Ok(()), Err)
     }
 
     /// Poisons the state after a fatal error, and seals the alert.

@@ -13,9 +13,7 @@ impl Record {
     /// Every other error is fatal; its alert is in the output, and what is in `input` unspecified.
     #[inline]
     pub fn open<'a>(&mut self, input: &'a mut [u8]) -> Result<Opened<'a>, Error> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
+        self.check()?;
         if !self.input.is_empty() {
             return Err(Error::InputFirst);
         }
@@ -47,9 +45,7 @@ impl Record {
     /// Takes ciphertext; answers how much: all of it while what is kept stays under three full
     /// records (49,935 bytes), less or nothing otherwise, then read first. Nothing is opened yet.
     pub fn feed(&mut self, ciphertext: &[u8]) -> Result<usize, Error> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
+        self.check()?;
         if self.protocol.rx_closed {
             return Ok(ciphertext.len());
         }
@@ -121,9 +117,7 @@ impl Record {
     /// Advances to the next plaintext or event. With `data_only`, a handshake message waits.
     fn advance(&mut self, data_only: bool) -> Result<Read, Error> {
         loop {
-            if let Some(error) = self.failed {
-                return Err(error);
-            }
+            self.check()?;
             if !self.input.plaintext().is_empty() {
                 return Ok(Read::Data(self.input.plaintext().len()));
             }

@@ -75,7 +75,11 @@ impl Record {
     /// What is to be sent: sealed data, answers the peer is owed, alerts. Say what left with
     /// [`Record::sent`].
     pub fn output(&mut self) -> &[u8] {
-        if self.failed.is_none() && !self.protocol.tx_closed {
+        if self.check() == Err(Error::Forked) {
+            // What was sealed before the fork is the original's to send.
+            return &[];
+        }
+        if self.may_send().is_ok() {
             //= spec/records.md#order
             if let Err(error) = self.protocol.settle(&mut self.output) {
                 self.fail(error);
@@ -95,7 +99,9 @@ impl Record {
 
     /// Takes the output, as if all of it had left.
     pub fn take_output(&mut self) -> Vec<u8> {
-        self.output();
+        if self.output().is_empty() {
+            return Vec::new();
+        }
         self.output.drain(..self.sent);
         self.sent = 0;
         core::mem::take(&mut self.output)
@@ -138,16 +144,18 @@ impl Record {
     /// Ends the session with a fatal alert, which is in the output. Nothing happens when it has
     /// failed before.
     pub fn abort(&mut self, alert: Alert) {
-        self.fail(Error::Aborted(alert));
+        if self.check().is_ok() {
+            self.fail(Error::Aborted(alert));
+        }
     }
 
     #[inline]
     fn may_send(&self) -> Result<(), Error> {
-        match self.failed {
-            Some(error) => Err(error),
-            None if self.protocol.tx_closed => Err(Error::ClosedHere),
-            None => Ok(()),
+        self.check()?;
+        if self.protocol.tx_closed {
+            return Err(Error::ClosedHere);
         }
+        Ok(())
     }
 
     /// Seals what a record of data must wait for into the output.

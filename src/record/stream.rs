@@ -33,7 +33,11 @@ impl<C: Access + ?Sized> Channel for C {}
 
 impl Access for Record {
     fn record(&mut self) -> Result<&mut Record, Status> {
-        Ok(self)
+        match self.check() {
+            Err(Error::Forked) => Err(Error::Forked.into()),
+            // What has failed still sends its alert, and says by itself what it cannot do.
+            _ => Ok(self),
+        }
     }
 }
 

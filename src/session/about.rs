@@ -3,7 +3,11 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
+use crate::crypto::Suite;
 use crate::exit::SessionIdentifier;
+use crate::sys::process;
+
+use super::channel::Channel;
 
 /// Facts of a session that do not change, and the processes it went through.
 #[derive(Clone, Debug)]
@@ -31,16 +35,48 @@ pub struct About {
 }
 
 impl About {
+    /// What is known of a context when this process has finished its handshake.
+    pub fn new<C: Channel>(channel: &C, remote: SocketAddr, local: SocketAddr) -> Self {
+        let facts = channel.facts();
+        let account = facts.user_data.as_ref().and_then(|data| data.user_name());
+        let user = match (account, &facts.initiator_name) {
+            (Some(account), _) => Some(account.to_owned()),
+            (None, Some(name)) => Some(name.to_string()),
+            (None, None) => None,
+        };
+        Self {
+            session: channel.session(),
+            remote,
+            local,
+            cipher: Suite::from_code(facts.suite).map_or("unknown", Suite::name),
+            framing: C::FRAMING,
+            user,
+            resumed: facts.resumed,
+            handshake_process: process::pid(),
+            processes: Vec::new(),
+            hops: facts.hops,
+        }
+    }
+
     /// Name and value of each fact, for people.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let mut lines = vec![
             ("session", self.session.to_string()),
             ("protocol", format!("TLSv1.3, {} framing", self.framing)),
             ("cipher", self.cipher.to_owned()),
-            ("resumed", if self.resumed { "yes" } else { "no" }.to_owned()),
+            (
+                "resumed",
+                if self.resumed { "yes" } else { "no" }.to_owned(),
+            ),
             ("peer", self.remote.to_string()),
-            ("user", self.user.clone().unwrap_or_else(|| "none".to_owned())),
-            ("handshake", format!("process {} (parent)", self.handshake_process)),
+            (
+                "user",
+                self.user.clone().unwrap_or_else(|| "none".to_owned()),
+            ),
+            (
+                "handshake",
+                format!("process {} (parent)", self.handshake_process),
+            ),
         ];
         if let [before @ .., last] = self.processes.as_slice() {
             lines.push(("served by", format!("process {last} (child)")));

@@ -43,7 +43,10 @@ impl Watch {
             return Err(io::Error::from_raw_os_error(refused));
         }
         // SAFETY: pthread_sigmask succeeded, so it has filled `before`.
-        Ok(Self { fd, before: unsafe { before.assume_init() } })
+        Ok(Self {
+            fd,
+            before: unsafe { before.assume_init() },
+        })
     }
 
     /// The next signal that has arrived; none when none has. It does not wait.
@@ -94,7 +97,14 @@ mod tests {
         // To this thread alone: others of the test program do not block it.
         let thread = rustix::thread::gettid();
         // SAFETY: the thread is this one.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread.as_raw_nonzero().get(), libc::SIGUSR1) };
+        unsafe {
+            libc::syscall(
+                libc::SYS_tgkill,
+                libc::getpid(),
+                thread.as_raw_nonzero().get(),
+                libc::SIGUSR1,
+            )
+        };
         assert_eq!(watch.next().unwrap(), Some(Signal::USR1));
         assert_eq!(watch.next().unwrap(), None);
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::{Debug, Display};
 
+use baton::context::Exporter;
 use baton::crypto::AeadKey;
 use baton::secret::{Scratch, Slot};
 
@@ -19,7 +20,11 @@ fn main() {
     println!("{slot:?}"); //~ E0277 doesn't implement `Debug`
     debug::<Scratch>(); //~ E0277 doesn't implement `Debug`
     debug::<AeadKey>(); //~ E0277 doesn't implement `Debug`
+    debug::<Exporter>(); //~ E0277 doesn't implement `Debug`
     display::<Slot<String>>(); //~ E0277 doesn't implement `std::fmt::Display`
-    let session = Session { number: 1, key: slot };
+    let session = Session {
+        number: 1,
+        key: slot,
+    };
     println!("{}", session.number);
 }

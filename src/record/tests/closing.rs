@@ -104,3 +104,43 @@ fn each_direction_closes_by_itself() {
         }
     ));
 }
+
+#[test]
+fn a_forked_copy_is_dead() {
+    use crate::sys::process::{Fork, exit_now, fork};
+
+    let (mut server, mut client) = pair(Suite::Aes128Gcm);
+    client.write(b"unread").unwrap();
+    let mut wire = client.take_output();
+    server.feed(&wire).unwrap();
+    server.write(b"unsent").unwrap();
+    let dead = Err(Error::Forked);
+    match fork().unwrap() {
+        Fork::Child => {
+            server.close_notify();
+            server.abort(Alert::INTERNAL_ERROR);
+            let refused = [
+                server.seal(b"x", &mut Vec::new()) == dead,
+                server.seal_in_place(&mut [0; 64], 1).map(drop) == dead,
+                server.write(b"x").map(drop) == dead,
+                server.key_update(true) == dead,
+                server.open(&mut wire).map(drop) == dead,
+                server.feed(b"x").map(drop) == dead,
+                server.read(&mut [0; 9]).map(drop) == dead,
+                server.ready().map(drop) == dead,
+                server.output().is_empty() && server.take_output().is_empty(),
+                server.freeze().is_none() && server.failed().is_none() && !server.closed(),
+                Access::record(&mut server).is_err(),
+                format!("{server:?}").contains("Aes128Gcm"),
+            ];
+            drop(server);
+            exit_now(refused.iter().filter(|refused| **refused).count() as u8);
+        }
+        Fork::Parent(mut child) => assert_eq!(child.wait().unwrap().code(), Some(12)),
+    }
+    assert_eq!(drain(&mut server, b"").unwrap().0, b"unread");
+    assert_eq!(
+        drain(&mut client, &server.take_output()).unwrap().0,
+        b"unsent"
+    );
+}

@@ -10,6 +10,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::*;
+use crate::record::Access;
 use crate::status::{Major, Minor, Status};
 
 #[derive(Default)]
@@ -271,7 +272,7 @@ struct Lost {
     tickets: Vec<Vec<u8>>,
 }
 
-impl crate::record::Access for Lost {
+impl Access for Lost {
     fn record(&mut self) -> Result<&mut Record, Status> {
         self.uses = self.uses.checked_sub(1).ok_or(Minor::ContextRevoked)?;
         Ok(&mut self.record)

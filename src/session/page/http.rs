@@ -1,13 +1,13 @@
 //! As much of HTTP/1.1 (RFC 9112) as the page needs: a request's head, strictly read.
 
 /// The longest head, in bytes, its empty line included.
-pub const MAX_HEAD: usize = 16 * 1024;
+pub(super) const MAX_HEAD: usize = 16 * 1024;
 /// The most header fields.
 const MAX_FIELDS: usize = 100;
 
 /// A request's head.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Request {
+pub(super) struct Request {
     /// What is asked for.
     pub wanted: Wanted,
     /// Bytes of the body that follows.
@@ -24,7 +24,7 @@ pub struct Request {
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub(super) enum Wanted {
     /// The page about the session.
     Page,
     /// The SHA-256 of the request's body.
@@ -35,7 +35,7 @@ pub enum Wanted {
 
 /// Why a request is refused; the connection ends with the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(super) enum Refusal {
     /// Not HTTP/1.1, or not as it must be.
     Malformed,
     /// A method that is not offered.
@@ -50,7 +50,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// The status line's code and reason.
-    pub const fn status(self) -> &'static str {
+    pub(super) const fn status(self) -> &'static str {
         match self {
             Self::Malformed => "400 Bad Request",
             Self::Method => "405 Method Not Allowed",
@@ -63,11 +63,15 @@ impl Refusal {
 
 /// Finds the head at the front of `bytes` and answers it with its length; none while it is not
 /// all there.
-pub fn head(bytes: &[u8]) -> Result<Option<(Request, usize)>, Refusal> {
+pub(super) fn head(bytes: &[u8]) -> Result<Option<(Request, usize)>, Refusal> {
     const END: &[u8] = b"\r\n\r\n";
     let within = &bytes[..bytes.len().min(MAX_HEAD)];
     let Some(at) = within.windows(END.len()).position(|window| window == END) else {
-        return if bytes.len() < MAX_HEAD { Ok(None) } else { Err(Refusal::TooLarge) };
+        return if bytes.len() < MAX_HEAD {
+            Ok(None)
+        } else {
+            Err(Refusal::TooLarge)
+        };
     };
     let head = std::str::from_utf8(&bytes[..at]).map_err(|_| Refusal::Malformed)?;
     Ok(Some((request(head)?, at + END.len())))

@@ -5,18 +5,21 @@ use baton::ledger::Claim;
 use baton::message::Message;
 use serde::de::DeserializeOwned;
 
+fn renew(claim: &mut Claim) {
+    claim.control = 7; //~ E0616 is private
+}
+
 fn decode<T: DeserializeOwned>() {}
 fn default<T: Default>() {}
 
 fn change(mut context: Context<Message>, other: Claim) {
-    context.claim = other; //~ E0616 field `claim` of struct `Context` is private
+    context.claim = other; //~ E0616 is private
 }
 
 fn main() {
-    let _ = change;
-    let claim = Claim {}; //~ E0451
-    let context: Context<Message> = Context { claim }; //~ E0451
-    drop(context);
+    let _ = (change, renew);
+    let _ = Claim::new; //~ E0624 `new` is private
+    let _ = Context::<Message>::new; //~ E0599 no function or associated item named `new`
     decode::<Claim>(); //~ E0277 is not satisfied
     decode::<Context<Message>>(); //~ E0277 is not satisfied
     default::<Claim>(); //~ E0277 Default` is not satisfied

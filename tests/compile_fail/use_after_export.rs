@@ -30,5 +30,10 @@ fn failed_export_gives_it_back(context: Context<Message>) -> Option<Context<Mess
 }
 
 fn main() {
-    let _ = (protect_after_export, export_twice, ask_after_delete, failed_export_gives_it_back);
+    let _ = (
+        protect_after_export,
+        export_twice,
+        ask_after_delete,
+        failed_export_gives_it_back,
+    );
 }
