@@ -7,7 +7,9 @@ use serving::{Serving, Talking, run, runner};
 #[test]
 fn openssl_is_echoed() {
     let serving = Serving::start::<&str>(&[]);
-    let Some(openssl) = serving.openssl(&["-quiet"]) else { return };
+    let Some(openssl) = serving.openssl(&["-quiet"]) else {
+        return;
+    };
     let mut talking = Talking::start(openssl);
     for line in ["one\n", "two\n"] {
         talking.say(line);
@@ -65,10 +67,15 @@ fn value<'a>(page: &'a str, name: &str) -> &'a str {
 #[test]
 fn the_page_names_every_process() {
     let serving = Serving::start(&["--http", "--hops", "3"]);
-    let Some(curl) = serving.curl("/", &[]) else { return };
+    let Some(curl) = serving.curl("/", &[]) else {
+        return;
+    };
     let (page, errors, status) = run(curl, b"");
     assert!(status.success(), "{errors}");
-    assert_eq!(value(&page, "handshake"), format!("process {} (parent)", serving.process()));
+    assert_eq!(
+        value(&page, "handshake"),
+        format!("process {} (parent)", serving.process())
+    );
     let (session, first) = runner(&serving.log.wait_for("runs it"));
     assert_eq!(value(&page, "session"), session);
     assert_eq!(value(&page, "hops"), "4");
@@ -90,19 +97,26 @@ fn the_page_names_every_process() {
 #[test]
 fn a_connection_serves_many_requests() {
     let serving = Serving::start(&["--http"]);
-    let Some(mut curl) = serving.curl("/", &[]) else { return };
+    let Some(mut curl) = serving.curl("/", &[]) else {
+        return;
+    };
     curl.args(["--write-out", "%{num_connects}"]);
     curl.arg(format!("https://localhost:{}/", serving.address.port()));
     let (pages, errors, status) = run(curl, b"");
     assert!(status.success(), "{errors}");
     assert_eq!(pages.matches("handshake").count(), 2);
-    assert!(pages.trim_end().ends_with('0'), "the second used the first's connection: {pages}");
+    assert!(
+        pages.trim_end().ends_with('0'),
+        "the second used the first's connection: {pages}"
+    );
 }
 
 #[test]
 fn a_command_runs_on_the_plaintext() {
     let serving = Serving::start(&["--exec", "cat"]);
-    let Some(openssl) = serving.openssl(&["-quiet"]) else { return };
+    let Some(openssl) = serving.openssl(&["-quiet"]) else {
+        return;
+    };
     let mut talking = Talking::start(openssl);
     talking.say("through cat\n");
     assert_eq!(talking.hear(), "through cat\n");
@@ -119,14 +133,19 @@ fn a_command_hears_the_clients_end_and_answers_after_it() {
         assert!(status.success(), "{errors}");
         assert_eq!(output.trim(), "3000000");
         let ended = serving.log.wait_for(" hops; released");
-        assert!(ended.contains("finished; 3000000 bytes in, 8 out, 5 hops"), "{ended}");
+        assert!(
+            ended.contains("finished; 3000000 bytes in, 8 out, 5 hops"),
+            "{ended}"
+        );
     }
 }
 
 #[test]
 fn a_command_knows_its_connection() {
     let serving = Serving::start_with(&["--exec", "env"], |command| {
-        command.env("REMOTE_USER", "somebody").env("TCPREMOTEHOST", "elsewhere");
+        command
+            .env("REMOTE_USER", "somebody")
+            .env("TCPREMOTEHOST", "elsewhere");
     });
     let (output, errors, status) = run(serving.connect(&[]), b"");
     assert!(status.success(), "{errors}");
@@ -138,9 +157,15 @@ fn a_command_knows_its_connection() {
         "SSL_PROTOCOL=TLSv1.3".to_owned(),
         format!("BATON_SESSION_ID={session}"),
     ] {
-        assert!(output.lines().any(|found| found == line), "{line} in {output}");
+        assert!(
+            output.lines().any(|found| found == line),
+            "{line} in {output}"
+        );
     }
-    assert!(!output.contains("REMOTE_USER") && !output.contains("TCPREMOTEHOST"), "{output}");
+    assert!(
+        !output.contains("REMOTE_USER") && !output.contains("TCPREMOTEHOST"),
+        "{output}"
+    );
 }
 
 #[test]
@@ -150,7 +175,9 @@ fn a_command_holds_no_descriptor_of_the_servers() {
     let (output, errors, status) = run(serving.connect(&[]), b"");
     assert!(status.success(), "{errors}");
     let foreign = output.lines().filter(|line| {
-        ["socket:", "memfd:", "anon_inode:", "identity"].iter().any(|kind| line.contains(kind))
+        ["socket:", "memfd:", "anon_inode:", "identity"]
+            .iter()
+            .any(|kind| line.contains(kind))
     });
     assert_eq!(foreign.collect::<Vec<_>>(), [""; 0], "{output}");
 }
@@ -176,5 +203,8 @@ fn messages_are_echoed() {
     }
     assert!(talking.finish().success());
     let ended = serving.log.wait_for("ended");
-    assert!(ended.contains("finished; 14 bytes in, 14 out, 6 hops; released: closed"), "{ended}");
+    assert!(
+        ended.contains("finished; 14 bytes in, 14 out, 6 hops; released: closed"),
+        "{ended}"
+    );
 }

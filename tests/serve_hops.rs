@@ -27,7 +27,11 @@ impl Pattern {
                 state ^= state << 13;
                 state ^= state >> 7;
                 state ^= state << 17;
-                if index % 64 == 63 { b'\n' } else { b"0123456789abcdef"[(state >> 60) as usize] }
+                if index % 64 == 63 {
+                    b'\n'
+                } else {
+                    b"0123456789abcdef"[(state >> 60) as usize]
+                }
             })
             .collect();
         Self { base }
@@ -40,13 +44,19 @@ impl Pattern {
 
     fn sum(&self) -> String {
         let mut sum = Sha256::new();
-        (0..UPLOAD).flat_map(|number| self.mib(number)).for_each(|part| sum.update(part));
+        (0..UPLOAD)
+            .flat_map(|number| self.mib(number))
+            .for_each(|part| sum.update(part));
         hex(sum)
     }
 }
 
 fn hex(sum: Sha256) -> String {
-    sum.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    sum.finish()
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Sums what comes in a thread of its own, and tells how much has come.
@@ -71,7 +81,11 @@ impl Echo {
                 }
             }
         });
-        Self { counted, came: 0, sum }
+        Self {
+            counted,
+            came: 0,
+            sum,
+        }
     }
 
     /// Waits until so much has come in all.
@@ -85,19 +99,26 @@ impl Echo {
 #[test]
 fn an_upload_by_openssl_survives_a_hundred_hops_and_key_updates() {
     let serving = Serving::start(&["--hops", "100", "--hop-every", "2000000"]);
-    let Some(openssl) = serving.openssl(&["-brief"]) else { return };
+    let Some(openssl) = serving.openssl(&["-brief"]) else {
+        return;
+    };
     let (mut input, output, errors, mut child) = Talking::start(openssl).split();
     let mut echo = Echo::of(output);
     let pattern = Pattern::new();
     let mut updates = 0;
     for number in 0..UPLOAD {
-        pattern.mib(number).iter().for_each(|part| input.write_all(part).unwrap());
+        pattern
+            .mib(number)
+            .iter()
+            .for_each(|part| input.write_all(part).unwrap());
         if number % 10 == 9 {
             // A command is one only when it is read alone: all before has been read once it is
             // back, and the command itself once s_client says so.
             echo.wait_for((number + 1) * MIB);
             // K asks the server to move its key too, k does not.
-            input.write_all(if number % 20 == 9 { b"K\n" } else { b"k\n" }).unwrap();
+            input
+                .write_all(if number % 20 == 9 { b"K\n" } else { b"k\n" })
+                .unwrap();
             updates += 1;
             errors.wait_for_nth(updates, "KEYUPDATE");
         }
@@ -109,7 +130,9 @@ fn an_upload_by_openssl_survives_a_hundred_hops_and_key_updates() {
     let ended = serving.log.wait_for(" ended: ");
     let bytes = UPLOAD * MIB;
     assert!(
-        ended.contains(&format!("finished; {bytes} bytes in, {bytes} out, 101 hops; released: closed")),
+        ended.contains(&format!(
+            "finished; {bytes} bytes in, {bytes} out, 101 hops; released: closed"
+        )),
         "{ended}"
     );
     assert_eq!(serving.log.count("no hop"), 0);
@@ -121,7 +144,10 @@ fn an_upload_by_curl_survives_a_hundred_hops() {
     let pattern = Pattern::new();
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for number in 0..UPLOAD {
-        pattern.mib(number).iter().for_each(|part| file.write_all(part).unwrap());
+        pattern
+            .mib(number)
+            .iter()
+            .for_each(|part| file.write_all(part).unwrap());
     }
     for method in ["PUT", "POST"] {
         let upload = file.path().to_str().unwrap();
@@ -148,7 +174,10 @@ fn an_upload_of_messages_survives_a_hundred_hops() {
         Talking::start(serving.connect(&["--message"])).split();
     let echo = Echo::of(output);
     for number in 0..UPLOAD {
-        pattern.mib(number).iter().for_each(|part| input.write_all(part).unwrap());
+        pattern
+            .mib(number)
+            .iter()
+            .for_each(|part| input.write_all(part).unwrap());
     }
     drop(input);
     assert!(child.wait().unwrap().success(), "{:#?}", errors.all());
@@ -173,7 +202,9 @@ fn a_command_keeps_running_while_its_session_moves() {
     let command = command.trim();
     assert_ne!(command, first.to_string());
     // Its status is known to the server, which none of the session's processes outlived.
-    serving.log.wait_for(&format!("command {command} ended with status 0"));
+    serving
+        .log
+        .wait_for(&format!("command {command} ended with status 0"));
 }
 
 #[test]
@@ -183,10 +214,8 @@ fn a_quiet_connection_moves_once_for_each_exchange() {
     let (_, first) = runner(&serving.log.wait_for("runs it"));
     talking.say("one\n");
     assert_eq!(talking.hear(), "one\n");
-    // The first process ends once the second has acknowledged, and the server waits for it.
-    while serving::children(serving.process()).contains(&first) {
-        std::thread::yield_now();
-    }
+    // The first process ends once the second has acknowledged.
+    serving::wait_for_end(first);
     talking.say("two\n");
     assert_eq!(talking.hear(), "two\n");
     assert!(talking.finish().success());

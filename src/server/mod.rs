@@ -36,6 +36,8 @@ use crate::establish::AcceptorConfig;
 use crate::ledger::{self, Domain};
 use crate::session::drive::Hops;
 use crate::session::job::Kind;
+use crate::sys::process::Signal;
+use crate::sys::signal::Watch;
 
 pub use run::Role;
 
@@ -84,10 +86,12 @@ pub struct Server {
     kind: Kind,
     hops: Hops,
     limit: usize,
+    signals: Watch,
 }
 
 impl Server {
-    /// Listens, and makes the domain within which sessions move.
+    /// Listens, and makes the domain within which sessions move. From here on, signals to stop are
+    /// kept for [`Server::run`].
     pub fn open(plan: Plan) -> Result<Self, Error> {
         let Plan {
             listen,
@@ -106,6 +110,8 @@ impl Server {
         };
         let domain = Domain::inherited_with(&options).map_err(Error::Ledger)?;
         let config = Arc::new(config);
+        let signals = Watch::new(&[Signal::TERM, Signal::INT, Signal::CHILD])
+            .map_err(|error| Error::System("signals", error))?;
         Ok(Self {
             listener,
             config,
@@ -114,6 +120,7 @@ impl Server {
             hops,
 
             limit: sessions,
+            signals,
         })
     }
 

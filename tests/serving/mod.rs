@@ -1,7 +1,13 @@
 //! What the tests of the program share: a `baton serve` of their own, its log, and the programs
 //! that talk to it. Nothing here sleeps: what is waited for is a line, a byte or a process's end.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
@@ -71,10 +77,17 @@ impl Lines {
         let (lock, condition) = &*self.0;
         let guard = lock.lock().unwrap();
         let find = |written: &Written| {
-            written.lines.iter().filter(|line| line.contains(text)).nth(nth - 1).cloned()
+            written
+                .lines
+                .iter()
+                .filter(|line| line.contains(text))
+                .nth(nth - 1)
+                .cloned()
         };
         let waiting = |written: &mut Written| find(written).is_none() && !written.ended;
-        let (guard, _) = condition.wait_timeout_while(guard, PATIENCE, waiting).unwrap();
+        let (guard, _) = condition
+            .wait_timeout_while(guard, PATIENCE, waiting)
+            .unwrap();
         find(&guard).unwrap_or_else(|| panic!("no line {nth} with {text:?} in {:#?}", guard.lines))
     }
 
@@ -87,14 +100,23 @@ impl Lines {
         let (lock, condition) = &*self.0;
         let guard = lock.lock().unwrap();
         let waiting = |written: &mut Written| !written.ended;
-        let (guard, late) = condition.wait_timeout_while(guard, PATIENCE, waiting).unwrap();
+        let (guard, late) = condition
+            .wait_timeout_while(guard, PATIENCE, waiting)
+            .unwrap();
         assert!(!late.timed_out(), "no end of {:#?}", guard.lines);
         guard.lines.clone()
     }
 
     /// The lines so far that hold `text`.
     pub fn count(&self, text: &str) -> usize {
-        self.0.0.lock().unwrap().lines.iter().filter(|line| line.contains(text)).count()
+        self.0
+            .0
+            .lock()
+            .unwrap()
+            .lines
+            .iter()
+            .filter(|line| line.contains(text))
+            .count()
     }
 }
 
@@ -127,7 +149,10 @@ impl Serving {
         let mut command = baton();
         command.args(["serve", "--listen", "127.0.0.1:0", "--state"]);
         command.arg(state.path().join("baton")).args(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         // A group of its own, so that nothing of it can signal the test program.
         command.process_group(0);
         change(&mut command);
@@ -136,15 +161,28 @@ impl Serving {
         let mut greeting = Vec::new();
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             greeting.push(line.unwrap());
-            if greeting.last().is_some_and(|line| line.contains(" connect ")) {
+            if greeting
+                .last()
+                .is_some_and(|line| line.contains(" connect "))
+            {
                 break;
             }
         }
         let address = greeting.iter().find_map(|line| {
-            line.strip_prefix("Baton listens on ")?.split(' ').next()?.parse().ok()
+            line.strip_prefix("Baton listens on ")?
+                .split(' ')
+                .next()?
+                .parse()
+                .ok()
         });
         let address = address.unwrap_or_else(|| panic!("not started: {:#?}", log.all()));
-        Self { child, state: Arc::clone(state), greeting, address, log }
+        Self {
+            child,
+            state: Arc::clone(state),
+            greeting,
+            address,
+            log,
+        }
     }
 
     pub fn state(&self) -> &Arc<TempDir> {
@@ -163,14 +201,21 @@ impl Serving {
     /// The line to try that the server printed for a program.
     pub fn line_for(&self, program: &str) -> String {
         let line = self.greeting.iter().find(|line| line.contains(program));
-        line.unwrap_or_else(|| panic!("no {program} in {:#?}", self.greeting)).trim().to_owned()
+        line.unwrap_or_else(|| panic!("no {program} in {:#?}", self.greeting))
+            .trim()
+            .to_owned()
     }
 
     /// `openssl s_client` to this server, its certificate checked.
     pub fn openssl(&self, arguments: &[&str]) -> Option<Command> {
         let mut openssl = program("openssl")?;
-        openssl.args(["s_client", "-verify_return_error", "-connect"]).arg(self.address.to_string());
-        openssl.arg("-CAfile").arg(self.identity("ca.pem")).args(arguments);
+        openssl
+            .args(["s_client", "-verify_return_error", "-connect"])
+            .arg(self.address.to_string());
+        openssl
+            .arg("-CAfile")
+            .arg(self.identity("ca.pem"))
+            .args(arguments);
         Some(openssl)
     }
 
@@ -186,7 +231,10 @@ impl Serving {
     /// `baton connect` to this server.
     pub fn connect(&self, arguments: &[&str]) -> Command {
         let mut connect = baton();
-        connect.arg("connect").arg("--ca").arg(self.identity("ca.pem"));
+        connect
+            .arg("connect")
+            .arg("--ca")
+            .arg(self.identity("ca.pem"));
         connect.args(arguments).arg(self.address.to_string());
         connect
     }
@@ -220,10 +268,36 @@ pub fn signal_to(process: u32, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
+/// Waits until a process has ended, whosever child it is.
+pub fn wait_for_end(process: u32) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let pid = Pid::from_raw(i32::try_from(process).unwrap()).unwrap();
+    // Without such a process there is no descriptor, and nothing to wait for.
+    let Ok(ended) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
+        return;
+    };
+    let limit = Timespec {
+        tv_sec: PATIENCE.as_secs() as i64,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(&ended, PollFlags::IN)];
+    assert_eq!(
+        poll(&mut fds, Some(&limit)).unwrap(),
+        1,
+        "process {process} has not ended"
+    );
+}
+
 /// The session and the process in a log line that says who runs it.
 pub fn runner(line: &str) -> (String, u32) {
     let session = line.split("session ").nth(1).unwrap()[..32].to_owned();
-    let process = line.split("; process ").nth(1).unwrap().split(' ').next().unwrap();
+    let process = line
+        .split("; process ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap();
     (session, process.parse().unwrap())
 }
 
@@ -237,12 +311,20 @@ pub struct Talking {
 
 impl Talking {
     pub fn start(mut command: Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap());
         let errors = Lines::of(child.stderr.take().unwrap());
-        Self { child, input, output, errors }
+        Self {
+            child,
+            input,
+            output,
+            errors,
+        }
     }
 
     pub fn say(&mut self, text: &str) {
@@ -267,7 +349,12 @@ impl Talking {
 
     /// Gives away the output, to be read elsewhere.
     pub fn split(self) -> (ChildStdin, impl Read + Send + 'static, Lines, Child) {
-        let Self { child, input, output, errors } = self;
+        let Self {
+            child,
+            input,
+            output,
+            errors,
+        } = self;
         (input.unwrap(), output, errors, child)
     }
 
@@ -290,7 +377,10 @@ impl Talking {
 /// Runs a command with `input`, and answers its output, errors and status.
 pub fn run(mut command: Command, input: &[u8]) -> (String, String, ExitStatus) {
     use std::io::Write;
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut to = child.stdin.take().unwrap();
     let input = input.to_vec();
@@ -308,5 +398,7 @@ pub fn run(mut command: Command, input: &[u8]) -> (String, String, ExitStatus) {
 pub fn children(parent: u32) -> Vec<u32> {
     let path = format!("/proc/{parent}/task/{parent}/children");
     let text = std::fs::read_to_string(Path::new(&path)).unwrap_or_default();
-    text.split_whitespace().map(|number| number.parse().unwrap()).collect()
+    text.split_whitespace()
+        .map(|number| number.parse().unwrap())
+        .collect()
 }
