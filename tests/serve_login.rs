@@ -147,6 +147,14 @@ fn a_password_lets_in_its_user_and_no_other() {
     let (output, errors, status) = run(serving.connect(&["--message"]), b"");
     assert_eq!((output.as_str(), status.code()), ("", Some(1)));
     assert!(errors.contains("anonymous initiators are not admitted"), "{errors}");
+    // Record framing has no place for a password.
+    let (output, errors, status) = run(serving.connect(&[]), b"");
+    assert_eq!((output.as_str(), status.code()), ("", Some(1)), "{errors}");
+    if let Some(openssl) = serving.openssl(&["-quiet"]) {
+        let (output, errors, _) = run(openssl, b"");
+        assert_eq!(output, "");
+        assert!(errors.contains("access denied"), "{errors}");
+    }
     // Neither file, log nor client's errors show a password.
     let (_, log) = serving.stop();
     assert!(

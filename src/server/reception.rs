@@ -6,18 +6,16 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
-use crate::establish::AcceptorConfig;
 use crate::ledger::Domain;
 use crate::session::log;
 
-use super::handshake::{Handshake, Live, Progress};
+use super::handshake::{Handshake, Live, Policy, Progress};
 use super::poller::{Keys, Poller};
 
 /// Handshakes in progress at once.
@@ -36,7 +34,7 @@ pub struct Reception {
     /// None once nothing more is accepted.
     listener: Option<TcpListener>,
     key: u64,
-    config: Arc<AcceptorConfig>,
+    policy: Policy,
     handshakes: HashMap<u64, Handshake>,
     /// Handshakes in the order in which they began; those that are over are passed over.
     order: VecDeque<(Instant, u64)>,
@@ -60,7 +58,7 @@ impl Reception {
     /// Waits for connections, told under `key`.
     pub fn new(
         listener: TcpListener,
-        config: Arc<AcceptorConfig>,
+        policy: Policy,
         key: u64,
         poller: &Poller,
     ) -> std::io::Result<Self> {
@@ -68,7 +66,7 @@ impl Reception {
         Ok(Self {
             listener: Some(listener),
             key,
-            config,
+            policy,
             handshakes: HashMap::new(),
             order: VecDeque::new(),
             paused: None,
@@ -118,7 +116,7 @@ impl Reception {
         keys: &mut Keys,
     ) -> Option<u64> {
         let key = keys.draw();
-        let handshake = Handshake::new(socket, remote, Arc::clone(&self.config));
+        let handshake = Handshake::new(socket, remote, self.policy.clone());
         if let Err(error) = poller.add(&handshake.socket, key, EventFlags::IN) {
             log::line(format_args!("connection from {remote} dropped: {error}"));
             return None;

@@ -106,7 +106,7 @@ impl Running {
         poller
             .add(&server.signals, signals, EventFlags::IN)
             .map_err(system("epoll"))?;
-        let reception = Reception::new(server.listener, server.config, listener, &poller)
+        let reception = Reception::new(server.listener, server.policy, listener, &poller)
             .map_err(system("epoll"))?;
         Ok(Self {
             poller,
