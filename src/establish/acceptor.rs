@@ -9,7 +9,9 @@ use super::admission::{self, Admission, Asked, Refusal, subject};
 use super::exchange::{Answer, DEFECT, REQUEST, Reason, Request, Saying, decode_password};
 use super::finished::{Finished, Known};
 use super::tunnel::{Tunnel, record};
-use super::{AcceptorConfig, ChannelBindings, Failed, INPUT_LIMIT, PROTOCOL, Step, TOKEN_LIMIT, token};
+use super::{
+    AcceptorConfig, ChannelBindings, Failed, INPUT_LIMIT, PROTOCOL, Step, TOKEN_LIMIT, token,
+};
 use crate::context::Exporter;
 use crate::flags::Flags;
 use crate::message::{Message, Services};
@@ -93,6 +95,7 @@ impl State {
     }
 
     /// That this is the process the establishment began in, and the input no larger than any is.
+    //= spec/mechanism.md#one-process
     fn check(&self, input: &[u8], limit: usize) -> Result<(), Error> {
         if self.born != process::word() {
             return Err(Error::new(
@@ -326,7 +329,12 @@ impl State {
     }
 
     /// Hears a password that was asked for.
-    fn password(&self, tunnel: &mut Tunnel, mut asked: Asked, token: &[u8]) -> Result<Heard, Error> {
+    fn password(
+        &self,
+        tunnel: &mut Tunnel,
+        mut asked: Asked,
+        token: &[u8],
+    ) -> Result<Heard, Error> {
         let opened = tunnel.receive(token, REQUEST)?;
         let password = decode_password(opened.as_bytes())?;
         let certificates = &tunnel.session.peer_certificates;
@@ -370,10 +378,8 @@ pub(super) fn services(flags: Flags) -> Services {
     }
 }
 
-pub(super) const NO_PROTOCOL: Error = Error::new(
-    Minor::FramingUnknown,
-    "the peer does not speak baton/1",
-);
+pub(super) const NO_PROTOCOL: Error =
+    Error::new(Minor::FramingUnknown, "the peer does not speak baton/1");
 const BINDINGS: Error = Error::new(
     Minor::BindingsDiffer,
     "the initiator is bound to another channel",

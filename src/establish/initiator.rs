@@ -117,6 +117,7 @@ impl State {
     }
 
     /// That this is the process the establishment began in, and the input no larger than any is.
+    //= spec/mechanism.md#one-process
     fn check(&self, input: &[u8], limit: usize) -> Result<(), Error> {
         if self.born != process::word() {
             return Err(Error::new(
@@ -361,7 +362,9 @@ impl State {
                 };
                 let facts = facts.facts()?;
                 let (protection, exporter) = tunnel.finish(services(flags))?;
-                Ok(Turn::Done(Finished::new(protection, exporter, facts, tickets)))
+                Ok(Turn::Done(Finished::new(
+                    protection, exporter, facts, tickets,
+                )))
             }
         }
     }

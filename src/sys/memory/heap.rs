@@ -162,7 +162,9 @@ pub(in crate::sys) fn take(bytes: usize) -> NonNull<u8> {
 
 #[cold]
 fn out_of_memory(bytes: usize) -> ! {
-    handle_alloc_error(Layout::from_size_align(bytes, ALIGN).unwrap_or(Layout::new::<u8>()))
+    const LARGEST: usize = isize::MAX as usize & !(ALIGN - 1);
+    let layout = Layout::from_size_align(bytes.min(LARGEST), ALIGN);
+    handle_alloc_error(layout.unwrap_or(Layout::new::<u8>()))
 }
 
 /// Gives back a cell, of which everything behind the header has been wiped. Does nothing when the
@@ -339,26 +341,28 @@ fn map(len: usize) -> Option<NonNull<u8>> {
         let _ = unsafe { madvise(start, len, Advice::LinuxHugepage) };
     }
     // SAFETY: As above.
-    if unsafe { !lock(start.cast(), len) } {
-        PAGE.heap.unlocked.store(true, Relaxed);
-    }
+    unsafe { lock(start.cast(), len) };
     NonNull::new(start.cast())
 }
 
-/// Keeps a range out of swap. Pages are locked as they are first used: a region that is mostly
-/// empty takes no memory (but counts in full against the limit).
+/// Keeps a range out of swap, and remembers when it cannot. Pages are locked as they are first
+/// used: a region that is mostly empty takes no memory (but counts in full against the limit).
 ///
 /// # Safety
 /// The range is mapped by the caller.
 pub(super) unsafe fn lock(start: *mut u8, len: usize) -> bool {
     // SAFETY: As this function demands; locking changes no byte. Kernels before 4.4 have only
     // the older call.
-    unsafe {
+    let answer = unsafe {
         match mlock_with(start.cast(), len, MlockFlags::ONFAULT) {
-            Err(rustix::io::Errno::NOSYS) => mlock(start.cast(), len).is_ok(),
-            answer => answer.is_ok(),
+            Err(rustix::io::Errno::NOSYS) => mlock(start.cast(), len),
+            answer => answer,
         }
+    };
+    if answer.is_err() {
+        PAGE.heap.unlocked.store(true, Relaxed);
     }
+    answer.is_ok()
 }
 
 #[cfg(test)]

@@ -181,12 +181,10 @@ pub fn set_not_dumpable() -> io::Result<()> {
 /// Raises the number of descriptors this process may have open to its hard limit, and answers it.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    )?;
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised)?;
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }

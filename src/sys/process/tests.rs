@@ -220,6 +220,28 @@ fn core_dumps_can_be_given_up() {
 }
 
 #[test]
+fn the_descriptor_limit_goes_up_to_the_hard_one() {
+    in_child(|| {
+        let hard = getrlimit(Resource::Nofile).maximum;
+        let low = Rlimit {
+            current: Some(64),
+            maximum: hard,
+        };
+        setrlimit(Resource::Nofile, low).unwrap();
+        assert_eq!(raise_descriptor_limit().unwrap(), hard.unwrap_or(u64::MAX));
+        assert_eq!(getrlimit(Resource::Nofile).current, hard);
+    });
+}
+
+#[test]
+fn a_process_can_lead_a_group_of_its_own() {
+    in_child(|| {
+        new_process_group().unwrap();
+        assert_eq!(process_group(), pid());
+    });
+}
+
+#[test]
 fn another_user_is_another_user_for_good() {
     if uid() != 0 {
         return skip("not root");

@@ -206,4 +206,15 @@ fn sockets_without_a_peer_are_errors() {
     assert!(peer_credentials(&file).is_err());
     assert!(peer_pidfd(&file).is_err());
     assert!(cookie(&file).is_err());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    assert_eq!(
+        peer_credentials(&stream).unwrap_err().kind(),
+        ErrorKind::NotConnected
+    );
+    assert!(!matches!(peer_pidfd(&stream), Ok(Some(_))));
+    assert_eq!(
+        cookie(&stream).unwrap(),
+        cookie(stream.try_clone().unwrap()).unwrap()
+    );
 }
