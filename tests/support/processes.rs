@@ -50,7 +50,10 @@ pub fn close_in_child(end: &impl AsRawFd) {
 
 /// Says that a test is skipped; where nothing may be skipped, that is a failure.
 pub fn skip(why: &str) {
-    assert!(std::env::var_os("BATON_TEST_NO_SKIP").is_none(), "may not be skipped: {why}");
+    assert!(
+        std::env::var_os("BATON_TEST_NO_SKIP").is_none(),
+        "may not be skipped: {why}"
+    );
     println!("skipped: {why}");
 }
 
