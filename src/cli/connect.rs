@@ -51,6 +51,8 @@ pub enum Error {
     PasswordText,
     /// The server wants a password, and nobody said whose.
     PasswordWanted,
+    /// The password that was passed is wrong, and there is nobody to ask for another.
+    PasswordRefused,
     /// The network.
     System(io::Error),
     /// The server closed the connection during the handshake.
@@ -83,6 +85,7 @@ impl fmt::Display for Error {
             Self::Password(error) => write!(f, "no password: {error}"),
             Self::PasswordText => f.write_str("no password: not UTF-8"),
             Self::PasswordWanted => f.write_str("the server wants a password: give --user"),
+            Self::PasswordRefused => f.write_str("the server refuses the password"),
             Self::System(error) => error.fmt(f),
             Self::Closed => f.write_str("the server closed the connection during the handshake"),
             Self::Handshake(failed) => failed.fmt(f),
@@ -244,6 +247,9 @@ fn answer(asked: PasswordAsked, options: &Connect) -> Result<(Initiator<Message>
     let Some(user) = &options.user else {
         return Err(Error::PasswordWanted);
     };
+    if options.password_fd.is_some() {
+        return Err(Error::PasswordRefused);
+    }
     let attempts = asked.attempts();
     let prompt = format!("Refused. Password ({attempts} left)");
     Ok(asked.answer(&password(user, options, &prompt)?)?)

@@ -10,7 +10,7 @@ use crate::cred::{AcceptorCredential, Anchors};
 use crate::establish::{AcceptorConfig, ClientCertificates};
 use crate::server::identity::{self, Identity, Origin};
 use crate::server::state::Folder;
-use crate::server::{self, Plan, Role, Server, passwords};
+use crate::server::{self, Plan, Policy, Role, Server, passwords};
 use crate::session::drive::Hops;
 use crate::session::job::Kind;
 use crate::session::log;
@@ -65,7 +65,7 @@ pub fn run(options: &Serve) -> Result<(), Error> {
         log::line(format_args!("this process can be dumped: {error}"));
     }
     let (credential, identity) = credential(options)?;
-    let config = config(
+    let policy = policy(
         options,
         credential,
         identity.as_ref().map(|(identity, _)| identity),
@@ -77,7 +77,7 @@ pub fn run(options: &Serve) -> Result<(), Error> {
     };
     let server = Server::open(Plan {
         listen: options.listen,
-        config,
+        policy,
         kind,
         hops: Hops::new(options.hops, options.hop_every),
         sessions: sessions(options),
@@ -125,11 +125,11 @@ fn credential(options: &Serve) -> Result<(AcceptorCredential, Option<(Identity, 
     Ok((credential, Some((identity, origin))))
 }
 
-fn config(
+fn policy(
     options: &Serve,
     credential: AcceptorCredential,
     identity: Option<&Identity>,
-) -> Result<AcceptorConfig, Error> {
+) -> Result<Policy, Error> {
     let anchors = || match (&options.client_ca, identity) {
         (Some(path), _) => {
             Anchors::from_pem_file(path).map_err(|error| Error::Credential("--client-ca", error))
@@ -155,9 +155,13 @@ fn config(
         let file = passwords::File::read(path).map_err(Error::Passwords)?;
         builder = builder.passwords(Arc::new(file), ATTEMPTS);
     }
-    builder
+    let config = builder
         .build()
-        .map_err(|error| Error::Credential("configuration", error))
+        .map_err(|error| Error::Credential("configuration", error))?;
+    Ok(Policy {
+        config: Arc::new(config),
+        anonymous,
+    })
 }
 
 /// Says where the server listens, and what to try, in lines that work as they stand.

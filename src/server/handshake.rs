@@ -17,7 +17,7 @@ use crate::establish::{
 };
 use crate::ledger::Domain;
 use crate::message::Message;
-use crate::record::Record;
+use crate::record::{Alert, Record};
 use crate::session::channel::Messages;
 
 /// Bytes taken from a connection at once.
@@ -33,13 +33,24 @@ pub struct Handshake {
     pub remote: SocketAddr,
     /// When the connection was accepted.
     pub began: Instant,
+    policy: Policy,
     state: State,
     unsent: Vec<u8>,
 }
 
+/// Who gets in.
+#[derive(Clone)]
+pub struct Policy {
+    /// How contexts are established, in either framing.
+    pub config: Arc<AcceptorConfig>,
+    /// Whether clients that prove nothing get in, in record framing too: there the configuration
+    /// asks for certificates only, and a password has no place.
+    pub anonymous: bool,
+}
+
 enum State {
     /// Nothing has come yet.
-    Waiting(Arc<AcceptorConfig>),
+    Waiting,
     /// TLS records.
     Record(Acceptor<Record>),
     /// Tokens behind their lengths.
@@ -80,12 +91,13 @@ enum Fed {
 
 impl Handshake {
     /// Of a connection that has just been accepted.
-    pub fn new(socket: TcpStream, remote: SocketAddr, config: Arc<AcceptorConfig>) -> Self {
+    pub fn new(socket: TcpStream, remote: SocketAddr, policy: Policy) -> Self {
         Self {
             socket,
             remote,
             began: Instant::now(),
-            state: State::Waiting(config),
+            policy,
+            state: State::Waiting,
             unsent: Vec::new(),
         }
     }
@@ -140,7 +152,8 @@ impl Handshake {
 
     fn feed(&mut self, input: &[u8], domain: &Domain) -> Result<Fed, Refusal> {
         match std::mem::replace(&mut self.state, State::Stepping) {
-            State::Waiting(config) => {
+            State::Waiting => {
+                let config = Arc::clone(&self.policy.config);
                 self.state = match input.first().copied().and_then(Framing::of) {
                     Some(Framing::Record) => State::Record(Acceptor::new(config)),
                     Some(Framing::Message) => {
@@ -158,7 +171,15 @@ impl Handshake {
                     Ok(Fed::More)
                 }
                 Err(finished) => {
-                    let context = activate(finished, domain)?;
+                    let somebody = finished.facts().initiator_name.is_some();
+                    let mut context = activate(finished, domain)?;
+                    if !somebody && !self.policy.anonymous {
+                        // Nothing is left to be told but this.
+                        let told = context.abort(Alert::ACCESS_DENIED);
+                        let output = told.and_then(|()| context.take_output());
+                        self.unsent.extend_from_slice(&output.unwrap_or_default());
+                        return Err(Refusal("the client proves no name".to_owned()));
+                    }
                     Ok(Fed::Established(Box::new(Live::Record(context))))
                 }
             },

@@ -30,21 +30,22 @@ pub mod state;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 
-use crate::establish::AcceptorConfig;
 use crate::ledger::{self, Domain};
 use crate::session::drive::Hops;
 use crate::session::job::Kind;
+use crate::sys::process::Signal;
+use crate::sys::signal::Watch;
 
+pub use handshake::Policy;
 pub use run::Role;
 
 /// What a server is to do.
 pub struct Plan {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// How to establish contexts.
-    pub config: AcceptorConfig,
+    /// Who gets in, and how.
+    pub policy: Policy,
     /// What sessions run.
     pub kind: Kind,
     /// Hops of each session after the first.
@@ -79,19 +80,21 @@ impl std::error::Error for Error {}
 /// A server that listens.
 pub struct Server {
     listener: TcpListener,
-    config: Arc<AcceptorConfig>,
+    policy: Policy,
     domain: Domain,
     kind: Kind,
     hops: Hops,
     limit: usize,
+    signals: Watch,
 }
 
 impl Server {
-    /// Listens, and makes the domain within which sessions move.
+    /// Listens, and makes the domain within which sessions move. From here on, signals to stop are
+    /// kept for [`Server::run`].
     pub fn open(plan: Plan) -> Result<Self, Error> {
         let Plan {
             listen,
-            config,
+            policy,
             kind,
             hops,
 
@@ -105,15 +108,17 @@ impl Server {
             ..ledger::Options::default()
         };
         let domain = Domain::inherited_with(&options).map_err(Error::Ledger)?;
-        let config = Arc::new(config);
+        let signals = Watch::new(&[Signal::TERM, Signal::INT, Signal::CHILD])
+            .map_err(|error| Error::System("signals", error))?;
         Ok(Self {
             listener,
-            config,
+            policy,
             domain,
             kind,
             hops,
 
             limit: sessions,
+            signals,
         })
     }
 

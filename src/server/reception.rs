@@ -6,18 +6,16 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
-use crate::establish::AcceptorConfig;
 use crate::ledger::Domain;
 use crate::session::log;
 
-use super::handshake::{Handshake, Live, Progress};
+use super::handshake::{Handshake, Live, Policy, Progress};
 use super::poller::{Keys, Poller};
 
 /// Handshakes in progress at once.
@@ -33,22 +31,15 @@ const AT_ONCE: usize = 64;
 
 /// The listener and the handshakes.
 pub struct Reception {
-    listener: TcpListener,
+    /// None once nothing more is accepted.
+    listener: Option<TcpListener>,
     key: u64,
-    config: Arc<AcceptorConfig>,
+    policy: Policy,
     handshakes: HashMap<u64, Handshake>,
     /// Handshakes in the order in which they began; those that are over are passed over.
     order: VecDeque<(Instant, u64)>,
-    listening: Listening,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Listening {
-    Yes,
-    /// Not before then.
-    Paused(Instant),
-    /// No more.
-    Closed,
+    /// The listener is left alone until then.
+    paused: Option<Instant>,
 }
 
 /// A handshake that came to its good end.
@@ -67,18 +58,18 @@ impl Reception {
     /// Waits for connections, told under `key`.
     pub fn new(
         listener: TcpListener,
-        config: Arc<AcceptorConfig>,
+        policy: Policy,
         key: u64,
         poller: &Poller,
     ) -> std::io::Result<Self> {
         poller.add(&listener, key, EventFlags::IN)?;
         Ok(Self {
-            listener,
+            listener: Some(listener),
             key,
-            config,
+            policy,
             handshakes: HashMap::new(),
             order: VecDeque::new(),
-            listening: Listening::Yes,
+            paused: None,
         })
     }
 
@@ -88,23 +79,22 @@ impl Reception {
             .order
             .front()
             .map(|(began, _)| *began + HANDSHAKE_LIMIT);
-        let listener = match self.listening {
-            Listening::Paused(until) => Some(until),
-            Listening::Yes | Listening::Closed => None,
-        };
-        handshake.into_iter().chain(listener).min()
+        handshake.into_iter().chain(self.paused).min()
     }
 
     /// Accepts what is waiting, at most as many as there is `room` for, and answers the new keys,
     /// which are to be advanced: most clients have spoken by the time they are accepted.
     pub fn accept(&mut self, room: usize, poller: &Poller, keys: &mut Keys) -> Vec<u64> {
         let mut accepted = Vec::new();
-        while self.listening == Listening::Yes && accepted.len() < AT_ONCE {
+        while self.paused.is_none() && accepted.len() < AT_ONCE {
             if accepted.len() >= room || !self.has_place(poller) {
                 self.pause(poller);
                 break;
             }
-            match accept(&self.listener) {
+            let Some(listener) = &self.listener else {
+                break;
+            };
+            match accept(listener) {
                 Ok((socket, remote)) => accepted.extend(self.begin(socket, remote, poller, keys)),
                 Err(Errno::AGAIN) => break,
                 // Of that connection, or of nothing: the next may be better.
@@ -126,7 +116,7 @@ impl Reception {
         keys: &mut Keys,
     ) -> Option<u64> {
         let key = keys.draw();
-        let handshake = Handshake::new(socket, remote, Arc::clone(&self.config));
+        let handshake = Handshake::new(socket, remote, self.policy.clone());
         if let Err(error) = poller.add(&handshake.socket, key, EventFlags::IN) {
             log::line(format_args!("connection from {remote} dropped: {error}"));
             return None;
@@ -153,30 +143,32 @@ impl Reception {
 
     /// Leaves the listener alone for a while, instead of being told again and again.
     pub fn pause(&mut self, poller: &Poller) {
-        if self.listening == Listening::Yes {
-            poller.remove(&self.listener);
-            self.listening = Listening::Paused(Instant::now() + PAUSE);
+        if let (Some(listener), None) = (&self.listener, self.paused) {
+            poller.remove(listener);
+            self.paused = Some(Instant::now() + PAUSE);
         }
     }
 
     /// Listens again, if a pause is over. Answers whether one was.
     pub fn resume(&mut self, poller: &Poller) -> bool {
-        match self.listening {
-            Listening::Paused(until) if until <= Instant::now() => {
-                self.listening = match poller.add(&self.listener, self.key, EventFlags::IN) {
-                    Ok(()) => Listening::Yes,
-                    Err(_) => Listening::Paused(Instant::now() + PAUSE),
-                };
-                true
-            }
-            _ => false,
+        let (Some(listener), Some(until)) = (&self.listener, self.paused) else {
+            return false;
+        };
+        if until > Instant::now() {
+            return false;
         }
+        self.paused = match poller.add(listener, self.key, EventFlags::IN) {
+            Ok(()) => None,
+            Err(_) => Some(Instant::now() + PAUSE),
+        };
+        true
     }
 
     /// Accepts nothing more, and drops the handshakes.
     pub fn close(&mut self, poller: &Poller) {
         self.pause(poller);
-        self.listening = Listening::Closed;
+        self.paused = None;
+        self.listener = None;
         for (_, handshake) in self.handshakes.drain() {
             poller.remove(&handshake.socket);
         }

@@ -102,19 +102,17 @@ impl Running {
             .map_err(|error| Error::System("child subreaper", error.into()))?;
         let mut keys = Keys::default();
         let (listener, signals) = (keys.draw(), keys.draw());
-        let watch =
-            Watch::new(&[Signal::TERM, Signal::INT, Signal::CHILD]).map_err(system("signals"))?;
         let poller = Poller::new().map_err(system("epoll"))?;
         poller
-            .add(&watch, signals, EventFlags::IN)
+            .add(&server.signals, signals, EventFlags::IN)
             .map_err(system("epoll"))?;
-        let reception = Reception::new(server.listener, server.config, listener, &poller)
+        let reception = Reception::new(server.listener, server.policy, listener, &poller)
             .map_err(system("epoll"))?;
         Ok(Self {
             poller,
             keys,
             listener,
-            signals: (watch, signals),
+            signals: (server.signals, signals),
             reception,
             sessions: Sessions::default(),
             unstarted: VecDeque::new(),

@@ -167,7 +167,7 @@ impl Sessions {
                 continue;
             };
             match entry.parcel.take() {
-                Some(parcel) if entry.attempts < ATTEMPTS => {
+                Some(parcel) if entry.released.is_none() && entry.attempts < ATTEMPTS => {
                     again.push((parcel, entry.attempts));
                     entry.told = true;
                 }
