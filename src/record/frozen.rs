@@ -1,6 +1,6 @@
 //! What of a record travels, and how it is made again (`spec/records.md#freeze`).
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::input::Input;
 use super::keys::{Direction, Keys};
@@ -32,30 +32,25 @@ pub struct Frozen<'a> {
     asked: bool,
     requests: u8,
     fruitless: [u8; 4],
-    #[serde(serialize_with = "as_bytes")]
+    #[serde(borrow, with = "serde_bytes")]
     messages: &'a [u8],
-    #[serde(serialize_with = "as_bytes")]
+    #[serde(borrow, with = "serde_bytes")]
     plaintext: &'a [u8],
-    #[serde(serialize_with = "as_bytes")]
+    #[serde(borrow, with = "serde_bytes")]
     ciphertext: &'a [u8],
-    #[serde(serialize_with = "as_bytes")]
+    #[serde(borrow, with = "serde_bytes")]
     output: &'a [u8],
 }
 
 #[derive(Serialize, Deserialize)]
 struct FrozenDirection<'a> {
-    #[serde(serialize_with = "as_bytes")]
+    #[serde(borrow, with = "serde_bytes")]
     secret: &'a [u8],
-    #[serde(serialize_with = "as_bytes")]
+    #[serde(borrow, with = "serde_bytes")]
     key: &'a [u8],
-    #[serde(serialize_with = "as_bytes")]
+    #[serde(borrow, with = "serde_bytes")]
     iv: &'a [u8],
     sequence: u64,
-}
-
-/// One piece, where serde would go byte by byte.
-fn as_bytes<S: Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_bytes(bytes)
 }
 
 impl<'a> FrozenDirection<'a> {

@@ -26,7 +26,7 @@ pub(super) struct Input {
 impl Input {
     pub(super) fn new() -> Self {
         Self {
-            bytes: Scratch::with_capacity(0),
+            bytes: Scratch::new(),
             plain: 0..0,
             cipher: 0..0,
             filled_up: false,

@@ -235,7 +235,7 @@ impl Record {
                 let _ = self.protocol.alert(alert, &mut self.output);
             }
             self.input.clear();
-            self.protocol.messages = crate::secret::Scratch::with_capacity(0);
+            self.protocol.messages = crate::secret::Scratch::new();
         }
         error
     }

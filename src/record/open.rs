@@ -164,7 +164,7 @@ impl Protocol {
         if kind == KEY_UPDATE {
             let value = body[0];
             self.take_key_update(value)?;
-            self.messages = Scratch::with_capacity(0);
+            self.messages = Scratch::new();
             return Ok(Some(Message::KeyUpdate));
         }
         //= spec/records.md#ticket
@@ -173,12 +173,9 @@ impl Protocol {
         }
         let ticket = body.to_vec();
         count(&mut self.fruitless.handshake, Fruitless::CAPS.handshake)?;
-        if whole == self.messages.len() {
-            self.messages = Scratch::with_capacity(0);
-        } else {
-            let rest = self.messages.len() - whole;
-            self.messages.copy_within(whole.., 0);
-            self.messages.resize(rest);
+        self.messages.consume(whole);
+        if self.messages.is_empty() {
+            self.messages = Scratch::new();
         }
         Ok(Some(Message::Ticket(ticket)))
     }

@@ -58,7 +58,7 @@ impl Protocol {
             asked: false,
             requests: 0,
             fruitless: Fruitless::default(),
-            messages: Scratch::with_capacity(0),
+            messages: Scratch::new(),
         }
     }
 

@@ -422,7 +422,7 @@ fn stretch(from: usize, length: usize) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 96 } else { 512 }))]
 
-    //= proves spec/records.md#freeze
+    //= proves spec/records.md#freeze C2
     //= proves spec/records.md#order
     //= proves spec/records.md#key-update-in
     //= proves spec/records.md#key-update-out
@@ -453,7 +453,7 @@ proptest! {
     }
 }
 
-//= proves spec/records.md#freeze
+//= proves spec/records.md#freeze C2
 #[test]
 fn a_record_cut_at_each_byte_moves() {
     for suite in SUITES {

@@ -31,7 +31,7 @@ fn frozen(record: &Record) -> Scratch {
     bytes
 }
 
-//= proves spec/records.md#freeze
+//= proves spec/records.md#freeze C2
 #[test]
 fn a_state_that_moved_is_the_same_state() {
     let (server, _) = full();
@@ -42,7 +42,7 @@ fn a_state_that_moved_is_the_same_state() {
     assert_eq!(format!("{moved:?}"), format!("{server:?}"));
 }
 
-//= proves spec/records.md#freeze
+//= proves spec/records.md#freeze C2
 #[test]
 fn a_collected_message_and_a_waiting_ticket_move() {
     let (_, mut client) = pair(Suite::Aes128Gcm);
@@ -233,7 +233,7 @@ proptest! {
     }
 }
 
-//= proves spec/records.md#freeze
+//= proves spec/records.md#freeze C2
 #[test]
 fn a_closed_state_moves_and_stays_closed() {
     let (mut server, mut client) = pair(Suite::ChaCha20Poly1305);
