@@ -90,8 +90,9 @@ pub(crate) fn count_in_memory(len: usize, wanted: &dyn Fn(usize) -> u8) -> usize
                     found += count(&buffer[..read], len, wanted);
                 }
                 at += read as u64;
-                if at < end {
-                    // What is wanted may lie across two readings; what ended here was found.
+                if read == most && at < end {
+                    // What is wanted may lie across two readings; what ended here was found. (Less
+                    // was read: there is a hole.)
                     at -= len as u64 - 1;
                 }
             }
