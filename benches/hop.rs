@@ -159,7 +159,7 @@ fn connections(domain: &Domain, count: usize) -> (Vec<(Context<Record>, OwnedFd)
 fn timed(receive: impl FnOnce(OwnedFd), send: impl FnOnce(OwnedFd)) -> f64 {
     let (near, far) = socket::pair().unwrap();
     let (mut done, done_in_child) = std::io::pipe().unwrap();
-    let child = forked(|| {
+    let mut child = forked(|| {
         receive(far);
         (&done_in_child).write_all(b"!").unwrap();
         0

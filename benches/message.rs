@@ -62,13 +62,16 @@ impl Bare {
     }
 }
 
+/// Done to one buffer, a message with room for header and tag.
+type Work = Box<dyn FnMut(&mut [u8])>;
+
 /// One side of a comparison: what is done before the clock starts, and what it measures.
-struct Side<'a> {
-    prepare: Box<dyn FnMut(&mut [u8]) + 'a>,
-    run: Box<dyn FnMut(&mut [u8]) + 'a>,
+struct Side {
+    prepare: Work,
+    run: Work,
 }
 
-impl Side<'_> {
+impl Side {
     fn time(&mut self, buffers: &mut [Vec<u8>]) -> Duration {
         for buffer in &mut *buffers {
             (self.prepare)(buffer);
@@ -87,7 +90,7 @@ fn median<T: PartialOrd + Copy>(values: &mut [T]) -> T {
 }
 
 /// The throughput of `ours` over that of `ring`, measured for so long.
-fn compare(name: &str, len: usize, time: Duration, mut ours: Side<'_>, mut ring: Side<'_>) -> f64 {
+fn compare(name: &str, len: usize, time: Duration, mut ours: Side, mut ring: Side) -> f64 {
     let mut buffers = vec![vec![7; len + OVERHEAD]; turn(len)];
     let (mut ratios, mut times) = (Vec::new(), Vec::new());
     let start = Instant::now();

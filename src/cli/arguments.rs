@@ -47,24 +47,31 @@ pub struct Serve {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4433")]
     pub listen: SocketAddr,
-    /// The folder of the development identity [default: $XDG_STATE_HOME/baton, or
-    /// ~/.local/state/baton].
+    /// The folder of the development identity [default: ~/.local/state/baton].
+    ///
+    /// With XDG_STATE_HOME in the environment, the default is $XDG_STATE_HOME/baton.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// Serve a page that tells who serves the connection, instead of echoing.
+    /// Serve a page about the connection, instead of echoing.
+    ///
+    /// GET / tells session and processes; POST or PUT /sum answers the SHA-256 of what is sent.
     #[arg(long)]
     pub http: bool,
     /// Move each live connection through N further processes.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub hops: u32,
-    /// Bytes of a busy connection between two hops; a quiet one moves sooner.
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Bytes of a busy connection between two hops [default: 1 MiB].
+    ///
+    /// A quiet connection moves sooner, once for each exchange; what hops are left when the client
+    /// has ended, or when the page is asked for, are made then.
+    #[arg(long, value_name = "BYTES", hide_default_value = true, default_value_t = 1 << 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub hop_every: u64,
-    /// Ask clients for a certificate.
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ClientAuth::None)]
+    /// Ask clients for a certificate: none, optional, required [default: none].
+    #[arg(long, value_name = "WHEN", value_enum, hide_possible_values = true, hide_default_value = true, default_value_t = ClientAuth::None)]
     pub client_auth: ClientAuth,
-    /// Certificates of the authorities that clients' certificates come from, PEM [default: the
-    /// development authority].
+    /// Certificates of the authorities to trust for clients, PEM.
+    ///
+    /// The default is the development authority.
     #[arg(long, value_name = "FILE")]
     pub client_ca: Option<PathBuf>,
     /// The server's certificate chain, PEM, instead of the development identity.
@@ -73,15 +80,15 @@ pub struct Serve {
     /// The server's private key, PEM.
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
-    /// Ask clients in message framing for a password; FILE has a line NAME:PASSWORD for each user
-    /// and mode 0600.
+    /// Let in by password (message framing): a line NAME:PASSWORD for each user.
+    ///
+    /// The file must have mode 0600. Who shows a good certificate needs no password.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// Sessions at once; further clients wait.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub sessions: u32,
-    /// Run a command on each connection's plaintext instead of echoing. Everything behind --exec is
-    /// the command and its arguments.
+    /// Run a command on the plaintext; it takes all that follows as its arguments.
     #[arg(
         long,
         value_names = ["CMD", "ARGS"],
@@ -118,11 +125,10 @@ pub struct Connect {
     /// The name that must stand in the server's certificate [default: HOST].
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Certificates of the authorities to trust, PEM [default: the development authority in the
-    /// state folder].
+    /// Certificates of the authorities to trust, PEM [default: in --state].
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// The folder of the development identity, for the default of --ca.
+    /// The folder of the development identity [default: ~/.local/state/baton].
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// The client's certificate chain, PEM.
@@ -134,7 +140,7 @@ pub struct Connect {
     /// Log in as NAME with a password, asked for on the terminal.
     #[arg(long, value_name = "NAME", requires = "message")]
     pub user: Option<String>,
-    /// Read the password from descriptor N, up to a line feed or the end, instead of asking.
+    /// Read the password from descriptor N, up to its first line feed or its end.
     #[arg(long, value_name = "N", requires = "user")]
     pub password_fd: Option<u32>,
 }
@@ -165,10 +171,15 @@ mod tests {
     #[test]
     fn everything_behind_exec_is_the_command() {
         let line = "baton serve --hops 3 --exec sh -c true --hops 4 --http";
-        let Command::Serve(serve) = parse(line).unwrap().command else { panic!("not serve") };
+        let Command::Serve(serve) = parse(line).unwrap().command else {
+            panic!("not serve")
+        };
         assert_eq!(serve.hops, 3);
         assert!(!serve.http);
-        assert_eq!(serve.exec.unwrap(), ["sh", "-c", "true", "--hops", "4", "--http"]);
+        assert_eq!(
+            serve.exec.unwrap(),
+            ["sh", "-c", "true", "--hops", "4", "--http"]
+        );
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub enum Error {
     PasswordText,
     /// The server wants a password, and nobody said whose.
     PasswordWanted,
+    /// The password that was passed is wrong, and there is nobody to ask for another.
+    PasswordRefused,
     /// The network.
     System(io::Error),
     /// The server closed the connection during the handshake.
@@ -73,12 +75,17 @@ impl fmt::Display for Error {
             Self::Target(text) => write!(f, "not HOST:PORT: {}", Escaped(text.as_bytes())),
             Self::State(refused) => refused.fmt(f),
             Self::NoAuthority(path) => {
-                write!(f, "no --ca, and no development authority in {}", path.display())
+                write!(
+                    f,
+                    "no --ca, and no development authority in {}",
+                    path.display()
+                )
             }
             Self::Credential(error) => error.fmt(f),
             Self::Password(error) => write!(f, "no password: {error}"),
             Self::PasswordText => f.write_str("no password: not UTF-8"),
             Self::PasswordWanted => f.write_str("the server wants a password: give --user"),
+            Self::PasswordRefused => f.write_str("the server refuses the password"),
             Self::System(error) => error.fmt(f),
             Self::Closed => f.write_str("the server closed the connection during the handshake"),
             Self::Handshake(failed) => failed.fmt(f),
@@ -136,9 +143,7 @@ fn config(options: &Connect) -> Result<InitiatorConfig, Error> {
     let authority = match (&options.ca, &options.state) {
         (Some(path), _) => path.clone(),
         (None, Some(state)) => Identity::authority_path_in(state),
-        (None, None) => {
-            Identity::authority_path_in(&Folder::default_path().map_err(Error::State)?)
-        }
+        (None, None) => Identity::authority_path_in(&Folder::default_path().map_err(Error::State)?),
     };
     if options.ca.is_none() && !authority.exists() {
         return Err(Error::NoAuthority(authority));
@@ -151,7 +156,9 @@ fn config(options: &Connect) -> Result<InitiatorConfig, Error> {
         credential = credential.with_password(password(user, options, "Password")?);
     }
     let anchors = Anchors::from_pem_file(&authority)?;
-    Ok(InitiatorConfig::builder(anchors).credential(credential).build()?)
+    Ok(InitiatorConfig::builder(anchors)
+        .credential(credential)
+        .build()?)
 }
 
 fn password(user: &str, options: &Connect, prompt: &str) -> Result<Password, Error> {
@@ -184,7 +191,10 @@ fn establish_record(
             }
             Step::Done { finished, output } => {
                 let activated = finished.activate(domain);
-                return Ok((activated.map_err(|kept| Error::Context(kept.error))?, output));
+                return Ok((
+                    activated.map_err(|kept| Error::Context(kept.error))?,
+                    output,
+                ));
             }
             Step::Password(never) => match never {},
         }
@@ -203,10 +213,16 @@ fn establish_message(
     domain: &Domain,
 ) -> Result<(Messages, Vec<u8>), Error> {
     let mut initiator = Initiator::<Message>::new(config, target)?;
-    let mut stream = Incoming { socket, tokens: Tokens::new(TOKEN_LIMIT), bytes: Vec::new() };
+    let mut stream = Incoming {
+        socket,
+        tokens: Tokens::new(TOKEN_LIMIT),
+        bytes: Vec::new(),
+    };
     let mut token = Vec::new();
     loop {
-        match told(socket, initiator.step(&token), |output| Tokens::frame(&output))? {
+        match told(socket, initiator.step(&token), |output| {
+            Tokens::frame(&output)
+        })? {
             Step::Continue { next, output } => {
                 socket.write_all(&Tokens::frame(&output))?;
                 initiator = next;
@@ -227,11 +243,13 @@ fn establish_message(
 }
 
 /// Answers the server's question for a password, which one it has refused may have led to.
-fn answer(
-    asked: PasswordAsked,
-    options: &Connect,
-) -> Result<(Initiator<Message>, Vec<u8>), Error> {
-    let Some(user) = &options.user else { return Err(Error::PasswordWanted) };
+fn answer(asked: PasswordAsked, options: &Connect) -> Result<(Initiator<Message>, Vec<u8>), Error> {
+    let Some(user) = &options.user else {
+        return Err(Error::PasswordWanted);
+    };
+    if options.password_fd.is_some() {
+        return Err(Error::PasswordRefused);
+    }
     let attempts = asked.attempts();
     let prompt = format!("Refused. Password ({attempts} left)");
     Ok(asked.answer(&password(user, options, &prompt)?)?)

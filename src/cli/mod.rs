@@ -30,7 +30,7 @@ pub fn main() -> ExitCode {
         log::line(format_args!("core dumps stay on: {error}"));
     }
     match command {
-        Command::Serve(serve) => ended(serve::run(*serve)),
+        Command::Serve(serve) => ended(serve::run(&serve)),
         Command::Connect(connect) => match connect::run(&connect) {
             Err(connect::Error::Interrupted) => ExitCode::from(INTERRUPTED),
             other => ended(other),

@@ -10,7 +10,8 @@ use crate::cred::{AcceptorCredential, Anchors};
 use crate::establish::{AcceptorConfig, ClientCertificates};
 use crate::server::identity::{self, Identity, Origin};
 use crate::server::state::Folder;
-use crate::server::{self, Plan, Role, Server, passwords};
+use crate::server::{self, Plan, Policy, Role, Server, passwords};
+use crate::session::drive::Hops;
 use crate::session::job::Kind;
 use crate::session::log;
 use crate::sys::{clock, memory, process};
@@ -19,8 +20,6 @@ use super::arguments::{ClientAuth, Serve};
 
 /// Passwords a client may try on one connection.
 const ATTEMPTS: u8 = 3;
-/// Descriptors that are not for sessions: the listener, handshakes, files.
-const DESCRIPTORS_LEFT: u64 = 1200;
 
 /// Why it did not serve.
 #[derive(Debug)]
@@ -61,12 +60,16 @@ impl From<server::Error> for Error {
 }
 
 /// Serves until it is stopped; or, in a process forked from the server, runs its session.
-pub fn run(options: Serve) -> Result<(), Error> {
+pub fn run(options: &Serve) -> Result<(), Error> {
     if let Err(error) = process::set_not_dumpable() {
         log::line(format_args!("this process can be dumped: {error}"));
     }
-    let (credential, identity) = credential(&options)?;
-    let config = config(&options, credential, identity.as_ref().map(|(identity, _)| identity))?;
+    let (credential, identity) = credential(options)?;
+    let policy = policy(
+        options,
+        credential,
+        identity.as_ref().map(|(identity, _)| identity),
+    )?;
     let kind = match &options.exec {
         Some(words) => Kind::Exec(words.clone()),
         None if options.http => Kind::Page,
@@ -74,17 +77,18 @@ pub fn run(options: Serve) -> Result<(), Error> {
     };
     let server = Server::open(Plan {
         listen: options.listen,
-        config,
+        policy,
         kind,
-        hops: options.hops,
-        hop_every: options.hop_every,
-        sessions: sessions(&options),
+        hops: Hops::new(options.hops, options.hop_every),
+        sessions: sessions(options),
     })?;
     if memory::unlocked() {
-        log::line(format_args!("RLIMIT_MEMLOCK is too low: some secrets may reach swap"));
+        log::line(format_args!(
+            "RLIMIT_MEMLOCK is too low: some secrets may reach swap"
+        ));
     }
     let address = server.address().map_err(Error::System)?;
-    greet(&options, address, identity.as_ref()).map_err(Error::System)?;
+    greet(options, address, identity.as_ref()).map_err(Error::System)?;
     // The identity's copy of the private key; the server's own is in secret pages.
     drop(identity);
     match server.run()? {
@@ -94,11 +98,12 @@ pub fn run(options: Serve) -> Result<(), Error> {
     Ok(())
 }
 
-/// As many sessions as were asked for and there are descriptors for: each needs one here.
+/// As many sessions as were asked for and there are descriptors for: each needs one here, and a
+/// quarter is left to handshakes.
 fn sessions(options: &Serve) -> usize {
-    let most = process::raise_descriptor_limit().unwrap_or(u64::MAX);
-    let sessions = u64::from(options.sessions).min(most.saturating_sub(DESCRIPTORS_LEFT));
-    usize::try_from(sessions).unwrap_or(usize::MAX)
+    let descriptors = process::raise_descriptor_limit().unwrap_or(u64::MAX);
+    let most = (descriptors - descriptors / 4).max(1);
+    usize::try_from(most.min(options.sessions.into())).unwrap_or(usize::MAX)
 }
 
 fn credential(options: &Serve) -> Result<(AcceptorCredential, Option<(Identity, Origin)>), Error> {
@@ -120,11 +125,11 @@ fn credential(options: &Serve) -> Result<(AcceptorCredential, Option<(Identity, 
     Ok((credential, Some((identity, origin))))
 }
 
-fn config(
+fn policy(
     options: &Serve,
     credential: AcceptorCredential,
     identity: Option<&Identity>,
-) -> Result<AcceptorConfig, Error> {
+) -> Result<Policy, Error> {
     let anchors = || match (&options.client_ca, identity) {
         (Some(path), _) => {
             Anchors::from_pem_file(path).map_err(|error| Error::Credential("--client-ca", error))
@@ -150,7 +155,13 @@ fn config(
         let file = passwords::File::read(path).map_err(Error::Passwords)?;
         builder = builder.passwords(Arc::new(file), ATTEMPTS);
     }
-    builder.build().map_err(|error| Error::Credential("configuration", error))
+    let config = builder
+        .build()
+        .map_err(|error| Error::Credential("configuration", error))?;
+    Ok(Policy {
+        config: Arc::new(config),
+        anonymous,
+    })
 }
 
 /// Says where the server listens, and what to try, in lines that work as they stand.
@@ -173,7 +184,11 @@ fn greet(
             Origin::LeavesRenewed => "certificates renewed",
             Origin::Renewed => "authority and certificates renewed",
         };
-        writeln!(out, "Development identity {what}: {}", identity.folder().display())?;
+        writeln!(
+            out,
+            "Development identity {what}: {}",
+            identity.folder().display()
+        )?;
     }
     // From another machine one would name this one's address; to try, the loopback serves.
     let ip = match address.ip() {
@@ -225,7 +240,11 @@ fn lines(options: &Serve, near: SocketAddr, identity: Option<&Identity>) -> [Str
         Some(_) => format!("localhost:{}", near.port()),
         None => near.to_string(),
     };
-    [openssl, format!("{curl} https://{host}/"), format!("{connect} {near}")]
+    [
+        openssl,
+        format!("{curl} https://{host}/"),
+        format!("{connect} {near}"),
+    ]
 }
 
 /// A path as a word of a shell's command.

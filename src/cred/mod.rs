@@ -24,7 +24,7 @@ use crate::secret::Scratch;
 use crate::status::Minor;
 use crate::sys::process;
 pub use crate::tls::Error;
-use crate::tls::{certificate, signing_key};
+use crate::tls::{PrivateKey, certificate, private_key};
 
 /// The most bytes of a PEM file: of certificates, of a key, of anchors.
 pub const FILE_LIMIT: usize = 1 << 20;
@@ -42,6 +42,7 @@ const fn malformed(reason: &'static str) -> Error {
 #[derive(Clone)]
 pub(crate) struct Certified {
     pub(crate) key: Arc<CertifiedKey>,
+    private: PrivateKey,
     pub(crate) name: Name,
     /// `tls-server-end-point` of the leaf.
     pub(crate) end_point: Option<Vec<u8>>,
@@ -68,12 +69,14 @@ impl Certified {
         let end_point = certificate::end_point(leaf);
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|_| malformed("there is no private key in the PEM text"))?;
-        let key = signing_key(&key).ok_or(malformed("the private key is of no kind used here"))?;
-        let key = CertifiedKey::new(chain, key);
+        let private =
+            private_key(&key).ok_or(malformed("the private key is of no kind used here"))?;
+        let key = CertifiedKey::new(chain, private.signing.clone());
         key.keys_match()
             .map_err(|_| malformed("the private key is not the certificate's"))?;
         Ok(Self {
             key: Arc::new(key),
+            private,
             name,
             end_point,
             valid,
@@ -84,8 +87,14 @@ impl Certified {
         Self::from_pem(&read(certificates)?, &read(key)?)
     }
 
-    /// That it is valid now.
+    /// That it is valid now, and its key in this process.
     pub(crate) fn check(&self, now: u64) -> Result<(), Error> {
+        if !self.private.is_here() {
+            return Err(Error::new(
+                Minor::CredentialMissing,
+                "the private key is in the process this one was forked from",
+            ));
+        }
         match self.valid {
             (from, until) if from <= now && now <= until => Ok(()),
             _ => Err(Error::new(

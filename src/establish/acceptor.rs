@@ -9,12 +9,14 @@ use super::admission::{self, Admission, Asked, Refusal, subject};
 use super::exchange::{Answer, DEFECT, REQUEST, Reason, Request, Saying, decode_password};
 use super::finished::{Finished, Known};
 use super::tunnel::{Tunnel, record};
-use super::{AcceptorConfig, ChannelBindings, Failed, INPUT_LIMIT, PROTOCOL, Step, TOKEN_LIMIT, token};
+use super::{
+    AcceptorConfig, ChannelBindings, Failed, INPUT_LIMIT, PROTOCOL, Step, TOKEN_LIMIT, token,
+};
 use crate::context::Exporter;
 use crate::flags::Flags;
 use crate::message::{Message, Services};
 use crate::record::{Alert, Limits, Record};
-use crate::secret::scrub_stack;
+use crate::secret::scrub_deep_stack;
 use crate::status::Minor;
 use crate::sys::{clock, process};
 use crate::tls::{Error, Established, Handshake, Progress, Server, Side};
@@ -93,6 +95,7 @@ impl State {
     }
 
     /// That this is the process the establishment began in, and the input no larger than any is.
+    //= spec/mechanism.md#one-process
     fn check(&self, input: &[u8], limit: usize) -> Result<(), Error> {
         if self.born != process::word() {
             return Err(Error::new(
@@ -148,7 +151,7 @@ impl Acceptor<Record> {
         if finished.is_err() {
             refuse(&session, Alert::BAD_CERTIFICATE, output);
         }
-        scrub_stack();
+        scrub_deep_stack();
         finished.map(Some)
     }
 
@@ -252,7 +255,7 @@ impl State {
             None => self.request(&mut tunnel, token),
             Some(asked) => self.password(&mut tunnel, asked, token),
         };
-        scrub_stack();
+        scrub_deep_stack();
         let (asked, admission) = match heard {
             Ok(heard) => heard,
             Err(error) => {
@@ -326,7 +329,12 @@ impl State {
     }
 
     /// Hears a password that was asked for.
-    fn password(&self, tunnel: &mut Tunnel, mut asked: Asked, token: &[u8]) -> Result<Heard, Error> {
+    fn password(
+        &self,
+        tunnel: &mut Tunnel,
+        mut asked: Asked,
+        token: &[u8],
+    ) -> Result<Heard, Error> {
         let opened = tunnel.receive(token, REQUEST)?;
         let password = decode_password(opened.as_bytes())?;
         let certificates = &tunnel.session.peer_certificates;
@@ -370,10 +378,8 @@ pub(super) fn services(flags: Flags) -> Services {
     }
 }
 
-pub(super) const NO_PROTOCOL: Error = Error::new(
-    Minor::FramingUnknown,
-    "the peer does not speak baton/1",
-);
+pub(super) const NO_PROTOCOL: Error =
+    Error::new(Minor::FramingUnknown, "the peer does not speak baton/1");
 const BINDINGS: Error = Error::new(
     Minor::BindingsDiffer,
     "the initiator is bound to another channel",

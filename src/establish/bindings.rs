@@ -42,6 +42,7 @@ impl ChannelBindings {
 
     /// An outer TLS channel, by its exporter (RFC 9266): `Context::channel_binding` of a context
     /// in record framing.
+    //= spec/mechanism.md#tls-exporter
     pub fn tls_exporter(value: &[u8; 32]) -> Self {
         Self::application_data([&b"tls-exporter:"[..], value].concat())
     }

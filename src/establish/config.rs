@@ -15,11 +15,7 @@ use crate::tls::{self, Client, Clients, Error, Protocol, Server};
 
 /// The suites of a configuration that names none, most wanted first: rustls's own order.
 //= spec/mechanism.md#tls
-const SUITES: [Suite; 3] = [
-    Suite::Aes256Gcm,
-    Suite::Aes128Gcm,
-    Suite::ChaCha20Poly1305,
-];
+const SUITES: [Suite; 3] = [Suite::Aes256Gcm, Suite::Aes128Gcm, Suite::ChaCha20Poly1305];
 /// The most passwords an initiator may try.
 const ATTEMPTS_LIMIT: u8 = 16;
 
@@ -135,7 +131,8 @@ macro_rules! common_methods {
         /// bytes long. Default: none, and nothing is negotiated.
         #[must_use]
         pub fn application_protocols(mut self, protocols: &[&[u8]]) -> Self {
-            self.common.application_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+            self.common.application_protocols =
+                protocols.iter().map(|name| name.to_vec()).collect();
             self
         }
 

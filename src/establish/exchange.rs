@@ -125,14 +125,20 @@ impl Reason {
     //= spec/mechanism.md#answer
     pub(super) const fn error(self) -> Error {
         let (minor, reason) = match self {
-            Self::Bindings => (Minor::BindingsDiffer, "the acceptor is bound to another channel"),
+            Self::Bindings => (
+                Minor::BindingsDiffer,
+                "the acceptor is bound to another channel",
+            ),
             Self::Password => (Minor::PasswordRefused, "the acceptor refused the password"),
             Self::Target => (Minor::NameMismatch, "the acceptor is not the target"),
             Self::Unproved => (
                 Minor::CredentialMissing,
                 "the acceptor wants a credential and was given none",
             ),
-            Self::Anonymous => (Minor::AnonymousRefused, "the acceptor admits nobody anonymous"),
+            Self::Anonymous => (
+                Minor::AnonymousRefused,
+                "the acceptor admits nobody anonymous",
+            ),
             Self::Other => (Minor::PeerRefused, "the acceptor refused"),
         };
         Error::new(minor, reason)

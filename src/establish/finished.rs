@@ -163,7 +163,10 @@ pub(super) fn expires(
         None => None,
     };
     let certificates = [own.map(Certified::valid_until), peer];
-    let over = certificates.into_iter().flatten().map(|last| last.saturating_add(1));
+    let over = certificates
+        .into_iter()
+        .flatten()
+        .map(|last| last.saturating_add(1));
     let policies = lifetimes.into_iter().flatten();
     let over = over.chain(policies.map(|lifetime| now.saturating_add(lifetime.as_secs())));
     Ok(over.min())

@@ -20,7 +20,7 @@ use crate::flags::Flags;
 use crate::message::Message;
 use crate::name::{Kind, Name};
 use crate::record::{Alert, Record};
-use crate::secret::scrub_stack;
+use crate::secret::{scrub_deep_stack, scrub_stack};
 use crate::status::Minor;
 use crate::sys::{clock, process};
 use crate::tls::{Client, Error, Established, Handshake, Progress};
@@ -117,6 +117,7 @@ impl State {
     }
 
     /// That this is the process the establishment began in, and the input no larger than any is.
+    //= spec/mechanism.md#one-process
     fn check(&self, input: &[u8], limit: usize) -> Result<(), Error> {
         if self.born != process::word() {
             return Err(Error::new(
@@ -182,7 +183,7 @@ impl Initiator<Record> {
             return Ok(None);
         };
         let finished = state.finish(&mut session, rest);
-        scrub_stack();
+        scrub_deep_stack();
         finished.map(Some)
     }
 }
@@ -317,7 +318,7 @@ impl State {
         };
         let mut tunnel = Tunnel::new(session)?;
         tunnel.send(&request.encode(), output)?;
-        scrub_stack();
+        scrub_deep_stack();
         self.stage = Stage::Exchange(tunnel);
         Ok(())
     }
@@ -361,7 +362,9 @@ impl State {
                 };
                 let facts = facts.facts()?;
                 let (protection, exporter) = tunnel.finish(services(flags))?;
-                Ok(Turn::Done(Finished::new(protection, exporter, facts, tickets)))
+                Ok(Turn::Done(Finished::new(
+                    protection, exporter, facts, tickets,
+                )))
             }
         }
     }

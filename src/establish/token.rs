@@ -36,12 +36,14 @@ pub(super) fn unwrap(token: &[u8]) -> Result<&[u8], Error> {
         return Err(MALFORMED);
     };
     let (length, rest) = match *first {
-        short @ ..0x80 => (usize::from(short), rest),
+        short @ ..=0x7f => (usize::from(short), rest),
         count @ 0x81..=0x83 => {
             let (bytes, rest) = rest
                 .split_at_checked(usize::from(count - 0x80))
                 .ok_or(MALFORMED)?;
-            let length = bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+            let length = bytes
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
             // The shortest form, and no other.
             let least = [0, 0x80, 0x100, 0x1_0000][bytes.len()];
             if length < least {

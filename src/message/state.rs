@@ -3,10 +3,9 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::keys::{Chain, Key};
+use super::send::Sending;
 use super::window::{WINDOW, Window};
-use super::{
-    BYTES_PER_KEY, HEADER, MAX_MESSAGE, MESSAGES_PER_KEY, Message, Sending, Services, State,
-};
+use super::{BYTES_PER_KEY, HEADER, MAX_MESSAGE, MESSAGES_PER_KEY, Message, Services, State};
 use crate::codec::{Defect, Framing};
 use crate::crypto::Suite;
 use crate::secret::Slot;

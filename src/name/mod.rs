@@ -127,6 +127,7 @@ fn bytes<S: Serializer>(bytes: &[u8], encoder: S) -> Result<S::Ok, S::Error> {
 }
 
 /// A name as it is decoded, not yet checked.
+//= spec/mechanism.md#name-state
 #[derive(Deserialize)]
 struct Raw<'a> {
     kind: Kind,
@@ -157,6 +158,7 @@ impl Name {
     /// BAD_NAME when the bytes are none of that kind: empty, too long, not UTF-8, with control or
     /// invisible characters, with a host that is neither a DNS name in ASCII nor an IP address, or
     /// for [`Kind::Certificate`], anything but the DER of one subject.
+    //= spec/mechanism.md#names
     pub fn import(kind: Kind, bytes: &[u8]) -> Result<Self, Defect> {
         let canonical = match kind {
             Kind::HostBasedService => service(text(bytes)?)?.into_bytes(),

@@ -39,6 +39,7 @@ fn shown(kind: Kind, bytes: &[u8]) -> Result<String, Defect> {
     Name::import(kind, bytes).map(|name| name.to_string())
 }
 
+//= proves spec/mechanism.md#names
 #[test]
 fn one_principal_has_one_name() {
     for (given, canonical) in [
@@ -86,6 +87,7 @@ fn a_host_that_is_none_is_refused() {
     assert!(service(&"s".repeat(Name::SERVICE_LIMIT + 1)).is_err());
 }
 
+//= proves spec/mechanism.md#names
 #[test]
 fn a_user_name_shows_what_it_is() {
     for right in ["ada", "Ada Lovelace", "ада", "a@b", "日本"] {
@@ -110,6 +112,7 @@ fn a_user_name_shows_what_it_is() {
     assert!(Name::import(Kind::User, b"\xff").is_err());
 }
 
+//= proves spec/mechanism.md#names
 #[test]
 fn nobody_is_not_nobody_else() {
     let nobody = Name::import(Kind::Anonymous, b"ANONYMOUS").unwrap();
@@ -121,6 +124,7 @@ fn nobody_is_not_nobody_else() {
     assert!(!ada.compare(&Name::host_based_service("ada").unwrap()));
 }
 
+//= proves spec/mechanism.md#names
 #[test]
 fn a_subject_is_displayed_on_one_line_that_cannot_lie() {
     let show = |attributes: &[_]| shown(Kind::Certificate, &subject(attributes));
@@ -158,6 +162,7 @@ fn a_subject_is_whole_and_alone() {
     assert!(Name::import(Kind::Certificate, &parts.concat()).is_err());
 }
 
+//= proves spec/mechanism.md#names
 #[test]
 fn an_alternative_name_stands_for_an_empty_subject() {
     for (der, text) in [
@@ -212,6 +217,7 @@ fn the_exported_form_is_exactly_this() {
     assert_eq!(change(23, b'B'), Err(Defect::Malformed));
 }
 
+//= proves spec/mechanism.md#name-state
 #[test]
 fn a_name_that_cannot_be_is_not_decoded() {
     let bytes_of = |value: &(u8, &[u8])| {

@@ -17,11 +17,13 @@ use crate::establish::{
 };
 use crate::ledger::Domain;
 use crate::message::Message;
-use crate::record::Record;
+use crate::record::{Alert, Record};
 use crate::session::channel::Messages;
 
 /// Bytes taken from a connection at once.
 const TAKEN: usize = 16 * 1024;
+/// Reads in a row, before others get their turn.
+const READS: usize = 8;
 
 /// A connection and how far its handshake is.
 pub struct Handshake {
@@ -31,13 +33,24 @@ pub struct Handshake {
     pub remote: SocketAddr,
     /// When the connection was accepted.
     pub began: Instant,
+    policy: Policy,
     state: State,
     unsent: Vec<u8>,
 }
 
+/// Who gets in.
+#[derive(Clone)]
+pub struct Policy {
+    /// How contexts are established, in either framing.
+    pub config: Arc<AcceptorConfig>,
+    /// Whether clients that prove nothing get in, in record framing too: there the configuration
+    /// asks for certificates only, and a password has no place.
+    pub anonymous: bool,
+}
+
 enum State {
     /// Nothing has come yet.
-    Waiting(Arc<AcceptorConfig>),
+    Waiting,
     /// TLS records.
     Record(Acceptor<Record>),
     /// Tokens behind their lengths.
@@ -62,7 +75,7 @@ pub enum Progress {
     /// It goes on; what to wait for.
     Wants(EventFlags),
     /// There is a context. What has not been sent yet must be sent first.
-    Established(Live, Vec<u8>),
+    Established(Box<Live>, Vec<u8>),
     /// There is none, and the connection can be closed.
     Over,
 }
@@ -73,17 +86,18 @@ pub struct Refusal(pub String);
 
 enum Fed {
     More,
-    Established(Live),
+    Established(Box<Live>),
 }
 
 impl Handshake {
     /// Of a connection that has just been accepted.
-    pub fn new(socket: TcpStream, remote: SocketAddr, config: Arc<AcceptorConfig>) -> Self {
+    pub fn new(socket: TcpStream, remote: SocketAddr, policy: Policy) -> Self {
         Self {
             socket,
             remote,
             began: Instant::now(),
-            state: State::Waiting(config),
+            policy,
+            state: State::Waiting,
             unsent: Vec::new(),
         }
     }
@@ -110,14 +124,17 @@ impl Handshake {
             return Ok(Progress::Wants(EventFlags::OUT));
         }
         let mut bytes = [0; TAKEN];
-        loop {
+        for _ in 0..READS {
             match (&self.socket).read(&mut bytes) {
                 Ok(0) => return Err(Refusal("the peer closed the connection".to_owned())),
                 Ok(count) => {
                     if let Fed::Established(live) = self.feed(&bytes[..count], domain)? {
                         // What the socket does not take now leaves with the context.
                         self.flush()?;
-                        return Ok(Progress::Established(live, std::mem::take(&mut self.unsent)));
+                        return Ok(Progress::Established(
+                            live,
+                            std::mem::take(&mut self.unsent),
+                        ));
                     }
                     if !self.flush()? {
                         return Ok(Progress::Wants(EventFlags::OUT));
@@ -130,11 +147,13 @@ impl Handshake {
                 Err(error) => return Err(Refusal(error.to_string())),
             }
         }
+        Ok(Progress::Wants(EventFlags::IN))
     }
 
     fn feed(&mut self, input: &[u8], domain: &Domain) -> Result<Fed, Refusal> {
         match std::mem::replace(&mut self.state, State::Stepping) {
-            State::Waiting(config) => {
+            State::Waiting => {
+                let config = Arc::clone(&self.policy.config);
                 self.state = match input.first().copied().and_then(Framing::of) {
                     Some(Framing::Record) => State::Record(Acceptor::new(config)),
                     Some(Framing::Message) => {
@@ -151,7 +170,18 @@ impl Handshake {
                     self.state = State::Record(next);
                     Ok(Fed::More)
                 }
-                Err(finished) => activate(finished, domain).map(Live::Record).map(Fed::Established),
+                Err(finished) => {
+                    let somebody = finished.facts().initiator_name.is_some();
+                    let mut context = activate(finished, domain)?;
+                    if !somebody && !self.policy.anonymous {
+                        // Nothing is left to be told but this.
+                        let told = context.abort(Alert::ACCESS_DENIED);
+                        let output = told.and_then(|()| context.take_output());
+                        self.unsent.extend_from_slice(&output.unwrap_or_default());
+                        return Err(Refusal("the client proves no name".to_owned()));
+                    }
+                    Ok(Fed::Established(Box::new(Live::Record(context))))
+                }
             },
             State::Message(acceptor, tokens) => self.feed_tokens(acceptor, tokens, input, domain),
             State::Refused | State::Stepping => Ok(Fed::More),
@@ -166,7 +196,9 @@ impl Handshake {
         domain: &Domain,
     ) -> Result<Fed, Refusal> {
         loop {
-            let token = tokens.next(&mut input).map_err(|error| Refusal(error.reason().to_owned()))?;
+            let token = tokens
+                .next(&mut input)
+                .map_err(|error| Refusal(error.reason().to_owned()))?;
             let Some(token) = token else {
                 self.state = State::Message(acceptor, tokens);
                 return Ok(Fed::More);
@@ -176,7 +208,7 @@ impl Handshake {
                 Err(finished) => {
                     let context = activate(finished, domain)?;
                     let messages = Messages::new(context, input.to_vec());
-                    return Ok(Fed::Established(Live::Message(messages)));
+                    return Ok(Fed::Established(Box::new(Live::Message(messages))));
                 }
             }
         }
@@ -229,16 +261,15 @@ impl Handshake {
             return self.flush_and_close();
         }
         let mut bytes = [0; TAKEN];
-        loop {
+        for _ in 0..READS {
             match (&self.socket).read(&mut bytes) {
                 Ok(0) => return Progress::Over,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Progress::Wants(EventFlags::IN);
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Progress::Over,
                 _ => {}
             }
         }
+        Progress::Wants(EventFlags::IN)
     }
 
     /// Whether it has been refused already, so that its end is nothing to tell.
@@ -250,14 +281,19 @@ impl Handshake {
 /// What a step has for the peer, as it goes over a stream.
 fn framed<A, F>(step: Result<Step<A, F>, Failed>) -> Result<Step<A, F>, Failed> {
     match step {
-        Ok(Step::Continue { next, output }) => {
-            Ok(Step::Continue { next, output: Tokens::frame(&output) })
-        }
-        Ok(Step::Done { finished, output }) => {
-            Ok(Step::Done { finished, output: Tokens::frame(&output) })
-        }
+        Ok(Step::Continue { next, output }) => Ok(Step::Continue {
+            next,
+            output: Tokens::frame(&output),
+        }),
+        Ok(Step::Done { finished, output }) => Ok(Step::Done {
+            finished,
+            output: Tokens::frame(&output),
+        }),
         Ok(Step::Password(never)) => match never {},
-        Err(failed) => Err(Failed { output: Tokens::frame(&failed.output), ..failed }),
+        Err(failed) => Err(Failed {
+            output: Tokens::frame(&failed.output),
+            ..failed
+        }),
     }
 }
 
@@ -265,5 +301,7 @@ fn activate<F: crate::codec::Framing>(
     finished: Finished<F>,
     domain: &Domain,
 ) -> Result<Context<F>, Refusal> {
-    finished.activate(domain).map_err(|kept| Refusal(kept.error.to_string()))
+    finished
+        .activate(domain)
+        .map_err(|kept| Refusal(kept.error.to_string()))
 }

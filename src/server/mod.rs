@@ -4,7 +4,7 @@
 //! | room | what lives there |
 //! |---|---|
 //! | [`state`], [`identity`] | what is kept between two starts: the development identity |
-//! | [`handshake`] | one handshake in progress |
+//! | [`reception`], [`handshake`] | accepting, and the handshakes in progress |
 //! | [`sessions`] | the sessions that run, how they end, the release of each |
 //! | [`poller`] | what is waited for |
 //! | here, `run` | the loop |
@@ -22,6 +22,7 @@ pub mod handshake;
 pub mod identity;
 pub mod passwords;
 pub mod poller;
+pub mod reception;
 mod run;
 pub mod sessions;
 pub mod state;
@@ -29,26 +30,26 @@ pub mod state;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 
-use crate::establish::AcceptorConfig;
 use crate::ledger::{self, Domain};
+use crate::session::drive::Hops;
 use crate::session::job::Kind;
+use crate::sys::process::Signal;
+use crate::sys::signal::Watch;
 
+pub use handshake::Policy;
 pub use run::Role;
 
 /// What a server is to do.
 pub struct Plan {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// How to establish contexts.
-    pub config: AcceptorConfig,
+    /// Who gets in, and how.
+    pub policy: Policy,
     /// What sessions run.
     pub kind: Kind,
     /// Hops of each session after the first.
-    pub hops: u32,
-    /// Bytes of a busy connection between two hops.
-    pub hop_every: u64,
+    pub hops: Hops,
     /// Sessions at once.
     pub sessions: usize,
 }
@@ -79,25 +80,46 @@ impl std::error::Error for Error {}
 /// A server that listens.
 pub struct Server {
     listener: TcpListener,
-    config: Arc<AcceptorConfig>,
+    policy: Policy,
     domain: Domain,
     kind: Kind,
-    hops: u32,
-    hop_every: u64,
+    hops: Hops,
     limit: usize,
+    signals: Watch,
 }
 
 impl Server {
-    /// Listens, and makes the domain within which sessions move.
+    /// Listens, and makes the domain within which sessions move. From here on, signals to stop are
+    /// kept for [`Server::run`].
     pub fn open(plan: Plan) -> Result<Self, Error> {
-        let Plan { listen, config, kind, hops, hop_every, sessions } = plan;
+        let Plan {
+            listen,
+            policy,
+            kind,
+            hops,
+
+            sessions,
+        } = plan;
         let refused = |error| Error::Listen(listen, error);
         let listener = TcpListener::bind(listen).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
-        let options = ledger::Options { collect: true, ..ledger::Options::default() };
+        let options = ledger::Options {
+            collect: true,
+            ..ledger::Options::default()
+        };
         let domain = Domain::inherited_with(&options).map_err(Error::Ledger)?;
-        let config = Arc::new(config);
-        Ok(Self { listener, config, domain, kind, hops, hop_every, limit: sessions })
+        let signals = Watch::new(&[Signal::TERM, Signal::INT, Signal::CHILD])
+            .map_err(|error| Error::System("signals", error))?;
+        Ok(Self {
+            listener,
+            policy,
+            domain,
+            kind,
+            hops,
+
+            limit: sessions,
+            signals,
+        })
     }
 
     /// The address it listens on, with the port that was taken.

@@ -28,7 +28,10 @@ impl fmt::Display for Error {
         match self {
             Self::File(refused) => refused.fmt(f),
             Self::Line(number) => write!(f, "password file, line {number}: not NAME:PASSWORD"),
-            Self::Twice(number) => write!(f, "password file, line {number}: the user stood there before"),
+            Self::Twice(number) => write!(
+                f,
+                "password file, line {number}: the user stood there before"
+            ),
         }
     }
 }
@@ -57,8 +60,12 @@ impl File {
             let (name, password) = line.split_once(':').ok_or(Error::Line(number))?;
             // In the form in which it will be asked for.
             let name = Name::user(name).map_err(|_| Error::Line(number))?;
-            let name = String::from_utf8(name.as_bytes().to_vec()).map_err(|_| Error::Line(number))?;
-            if users.insert(name, crypto::sha256(&[password.as_bytes()])).is_some() {
+            let name =
+                String::from_utf8(name.as_bytes().to_vec()).map_err(|_| Error::Line(number))?;
+            if users
+                .insert(name, crypto::sha256(&[password.as_bytes()]))
+                .is_some()
+            {
                 return Err(Error::Twice(number));
             }
         }

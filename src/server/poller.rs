@@ -15,6 +15,18 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 /// The descriptor's key, and what it is ready for.
 pub type Ready = (u64, EventFlags);
 
+/// Gives each descriptor a key of its own, for as long as the server runs.
+#[derive(Default)]
+pub struct Keys(u64);
+
+impl Keys {
+    /// A key that was not given before.
+    pub fn draw(&mut self) -> u64 {
+        self.0 += 1;
+        self.0
+    }
+}
+
 /// Events taken at once.
 const EVENTS: usize = 256;
 

@@ -108,7 +108,9 @@ impl Sessions {
 
     /// Reads the reports of the session under `key`.
     pub fn read(&mut self, key: u64, poller: &Poller) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
         let session = entry.session;
         loop {
             match entry.reports.next() {
@@ -127,7 +129,13 @@ impl Sessions {
                     }
                 }
                 Next::Report(Report::Command { process }) => {
-                    self.commands.insert(process, Command { session, group: entry.group });
+                    self.commands.insert(
+                        process,
+                        Command {
+                            session,
+                            group: entry.group,
+                        },
+                    );
                 }
                 Next::Report(Report::Ended(ending)) => entry.ending = Some(ending),
                 Next::Garbage => log::line(format_args!("session {session}: a report is garbage")),
@@ -155,9 +163,11 @@ impl Sessions {
             .collect();
         let mut again = Vec::new();
         for key in over {
-            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            let Some(entry) = self.entries.get_mut(&key) else {
+                continue;
+            };
             match entry.parcel.take() {
-                Some(parcel) if entry.attempts < ATTEMPTS => {
+                Some(parcel) if entry.released.is_none() && entry.attempts < ATTEMPTS => {
                     again.push((parcel, entry.attempts));
                     entry.told = true;
                 }
@@ -179,7 +189,8 @@ impl Sessions {
     }
 
     fn reap(&mut self, domain: &Domain) {
-        while let Ok(Some((pid, status))) = rustix::io::retry_on_intr(|| wait(WaitOptions::NOHANG)) {
+        while let Ok(Some((pid, status))) = rustix::io::retry_on_intr(|| wait(WaitOptions::NOHANG))
+        {
             let process = pid.as_raw_pid().unsigned_abs();
             // Its place among the ledger's processes, and what it still ran.
             if let Err(error) = domain.ledger().reap(process) {
@@ -187,13 +198,16 @@ impl Sessions {
             }
             if let Some(command) = self.commands.remove(&process) {
                 let session = command.session;
-                log::line(format_args!("session {session}: command {process} {}", Died(status)));
+                log::line(format_args!(
+                    "session {session}: command {process} {}",
+                    Died(status)
+                ));
             }
             let key = self.processes.remove(&process);
-            if let Some(entry) = key.and_then(|key| self.entries.get_mut(&key)) {
-                if entry.process == process {
-                    entry.died = Some(status);
-                }
+            if let Some(entry) = key.and_then(|key| self.entries.get_mut(&key))
+                && entry.process == process
+            {
+                entry.died = Some(status);
             }
         }
     }
@@ -211,7 +225,10 @@ impl Sessions {
                     }
                 }
                 // It had no process: its connection was lost between handshake and fork.
-                None => log::line(format_args!("session {session} released: {}", cause(release.cause))),
+                None => log::line(format_args!(
+                    "session {session} released: {}",
+                    cause(release.cause)
+                )),
             }
         });
         if let Err(error) = collected {
@@ -224,14 +241,19 @@ impl Sessions {
         let groups = self.entries.values().map(|entry| entry.group);
         for group in groups.chain(self.commands.values().map(|command| command.group)) {
             // One that has just ended is no error.
-            let _ = i32::try_from(group).ok().and_then(Pid::from_raw).map(|group| kill_process_group(group, signal));
+            let _ = i32::try_from(group)
+                .ok()
+                .and_then(Pid::from_raw)
+                .map(|group| kill_process_group(group, signal));
         }
     }
 }
 
 /// Whether `process`, a child of this one, has been waited for, by this call or before.
 fn is_reaped(process: u32) -> bool {
-    let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else { return true };
+    let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else {
+        return true;
+    };
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     matches!(waitid(WaitId::Pid(pid), look), Err(Errno::CHILD))
 }
@@ -246,10 +268,20 @@ impl Entry {
             Some(why) => format!("released: {}", cause(why)),
             None => "not released".to_owned(),
         };
-        let Self { session, remote, process, .. } = self;
+        let Self {
+            session,
+            remote,
+            process,
+            ..
+        } = self;
         match (&self.ending, self.died) {
             (Some(ending), _) => {
-                let Ending { reason, received, sent, hops } = ending;
+                let Ending {
+                    reason,
+                    received,
+                    sent,
+                    hops,
+                } = ending;
                 let s = if *hops == 1 { "" } else { "s" };
                 log::line(format_args!(
                     "session {session} ended: {reason}; {received} bytes in, {sent} out, {hops} hop{s}; {released}"

@@ -49,7 +49,11 @@ impl fmt::Display for Refused {
             Self::System(path, error) => write!(f, "{}: {error}", path.display()),
             Self::Kind(path) => write!(f, "{}: not a plain file or folder", path.display()),
             Self::Foreign(path, owner) => {
-                write!(f, "{}: belongs to user {owner}, not to this one", path.display())
+                write!(
+                    f,
+                    "{}: belongs to user {owner}, not to this one",
+                    path.display()
+                )
             }
             Self::Loose(path, mode) => write!(
                 f,
@@ -109,7 +113,8 @@ impl Folder {
 
     fn at(parent: BorrowedFd<'_>, name: &Path, path: PathBuf) -> Result<Self, Refused> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(parent, name, flags, Mode::empty()).map_err(|error| refused(&path, error))?;
+        let fd =
+            openat(parent, name, flags, Mode::empty()).map_err(|error| refused(&path, error))?;
         check(&fd, FileType::Directory, &path)?;
         Ok(Self { path, fd })
     }
@@ -145,7 +150,12 @@ impl Folder {
     /// Puts a folder `name` with `files` (names and contents) in place of whatever folder had the
     /// name: at every instant either the old or the new one is there, complete. To be called
     /// with the lock held; what a start that died in here left behind is removed first.
-    pub fn replace(&self, _held: &Lock, name: &str, files: &[(&str, &[u8])]) -> Result<(), Refused> {
+    pub fn replace(
+        &self,
+        _held: &Lock,
+        name: &str,
+        files: &[(&str, &[u8])],
+    ) -> Result<(), Refused> {
         let draft = format!("{name}.new");
         self.remove(&draft)?;
         let draft_path = self.path.join(&draft);
@@ -180,9 +190,11 @@ impl Folder {
 
     /// Removes the folder `name` and the files in it, if it is there.
     fn remove(&self, name: &str) -> Result<(), Refused> {
-        let Some(folder) = self.folder(name)? else { return Ok(()) };
-        let entries = rustix::fs::Dir::read_from(&folder.fd)
-            .map_err(|error| refused(&folder.path, error))?;
+        let Some(folder) = self.folder(name)? else {
+            return Ok(());
+        };
+        let entries =
+            rustix::fs::Dir::read_from(&folder.fd).map_err(|error| refused(&folder.path, error))?;
         for entry in entries {
             let entry = entry.map_err(|error| refused(&folder.path, error))?;
             let file = entry.file_name();
@@ -199,8 +211,7 @@ impl Folder {
 /// closed to others, at most [`MAX_FILE`] bytes. A symbolic link is followed: the user said so.
 pub fn read_secret(path: &Path) -> Result<Vec<u8>, Refused> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let fd =
-        rustix::fs::open(path, flags, Mode::empty()).map_err(|error| refused(path, error))?;
+    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| refused(path, error))?;
     check(&fd, FileType::RegularFile, path)?;
     read_bounded(File::from(fd), path.to_owned())
 }

@@ -64,10 +64,19 @@ impl About {
             ("session", self.session.to_string()),
             ("protocol", format!("TLSv1.3, {} framing", self.framing)),
             ("cipher", self.cipher.to_owned()),
-            ("resumed", if self.resumed { "yes" } else { "no" }.to_owned()),
+            (
+                "resumed",
+                if self.resumed { "yes" } else { "no" }.to_owned(),
+            ),
             ("peer", self.remote.to_string()),
-            ("user", self.user.clone().unwrap_or_else(|| "none".to_owned())),
-            ("handshake", format!("process {} (parent)", self.handshake_process)),
+            (
+                "user",
+                self.user.clone().unwrap_or_else(|| "none".to_owned()),
+            ),
+            (
+                "handshake",
+                format!("process {} (parent)", self.handshake_process),
+            ),
         ];
         if let [before @ .., last] = self.processes.as_slice() {
             lines.push(("served by", format!("process {last} (child)")));

@@ -171,7 +171,14 @@ impl Messages {
     /// `input` is what came behind the last token of the establishment.
     pub fn new(context: Context<Message>, input: Vec<u8>) -> Self {
         let tokens = Tokens::new(MOST_TOKEN);
-        let rest = Rest { tokens, input, looked: 0, opened: Vec::new(), read: 0, ended: false };
+        let rest = Rest {
+            tokens,
+            input,
+            looked: 0,
+            opened: Vec::new(),
+            read: 0,
+            ended: false,
+        };
         Self { context, rest }
     }
 
@@ -179,9 +186,14 @@ impl Messages {
     fn open(&mut self) -> Result<bool, Status> {
         let rest = &mut self.rest;
         let mut input = &rest.input[rest.looked..];
-        let token = rest.tokens.next(&mut input).map_err(|error| error.status())?;
+        let token = rest
+            .tokens
+            .next(&mut input)
+            .map_err(|error| error.status())?;
         rest.looked = rest.input.len() - input.len();
-        let Some(mut token) = token else { return Ok(false) };
+        let Some(mut token) = token else {
+            return Ok(false);
+        };
         match self.context.unwrap(&mut token) {
             Ok(unwrapped) if !unwrapped.supplementary.is_empty() => {
                 Err(Minor::MessageForged.into())
@@ -269,7 +281,13 @@ impl Channel for Messages {
         let Self { context, rest } = self;
         match context.export(how) {
             Ok(token) => Ok((token, rest)),
-            Err(kept) => Err((Self { context: kept.context, rest }, kept.status)),
+            Err(kept) => Err((
+                Self {
+                    context: kept.context,
+                    rest,
+                },
+                kept.status,
+            )),
         }
     }
 

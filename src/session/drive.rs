@@ -46,18 +46,17 @@ pub struct Hops {
 impl Hops {
     /// `left` hops, `every` so many bytes.
     pub fn new(left: u32, every: u64) -> Self {
-        Self { left, every, since: 0 }
+        Self {
+            left,
+            every,
+            since: 0,
+        }
     }
 
-    /// One hop has been made, or tried.
-    pub fn made(&mut self) {
+    /// One hop has been tried.
+    pub fn tried(&mut self) {
         self.left = self.left.saturating_sub(1);
         self.since = 0;
-    }
-
-    /// The next hop was tried too early: it is due again after some more of the connection.
-    pub fn postpone(&mut self) {
-        self.since = self.every.saturating_sub(PIECE as u64);
     }
 
     fn due(&self) -> bool {
@@ -130,13 +129,19 @@ impl Stage {
     pub fn new(socket: TcpStream, job: Job, about: About, hops: Hops, unsent: Vec<u8>) -> Self {
         Self {
             socket,
-            flow: Flow { hops_left: hops.left, ..Flow::default() },
+            flow: Flow {
+                hops_left: hops.left,
+                ..Flow::default()
+            },
             job,
             about,
             hops,
             received: 0,
             sent: 0,
-            unsent: Unsent { bytes: unsent, taken: 0 },
+            unsent: Unsent {
+                bytes: unsent,
+                taken: 0,
+            },
             hungry: false,
             finished: false,
         }
@@ -163,6 +168,10 @@ impl Stage {
     fn step<C: Channel>(&mut self, channel: &mut C) -> Result<Option<Turn>, Reason> {
         let before = self.progress();
         self.open(channel)?;
+        if self.flow.peer_ended && self.hops.left > 0 {
+            // The last opportunity: the job's end may be near.
+            return Ok(Some(Turn::Hop));
+        }
         self.flow.hops_left = self.hops.left;
         let wish = self.job.work(&mut self.flow, &self.about);
         self.seal(channel)?;
@@ -186,8 +195,22 @@ impl Stage {
 
     /// What grows whenever anything moves.
     fn progress(&self) -> (u64, u64, usize, usize, usize, bool, bool) {
-        let Flow { inbox, outbox, peer_ended, job_ended, .. } = &self.flow;
-        (self.received, self.sent, self.unsent.len(), inbox.len(), outbox.len(), *peer_ended, *job_ended)
+        let Flow {
+            inbox,
+            outbox,
+            peer_ended,
+            job_ended,
+            ..
+        } = &self.flow;
+        (
+            self.received,
+            self.sent,
+            self.unsent.len(),
+            inbox.len(),
+            outbox.len(),
+            *peer_ended,
+            *job_ended,
+        )
     }
 
     fn open<C: Channel>(&mut self, channel: &mut C) -> Result<(), Reason> {
@@ -243,9 +266,17 @@ impl Stage {
         wanted.set(PollFlags::OUT, !self.unsent.is_empty());
         let mut fds = vec![PollFd::from_borrowed_fd(self.socket.as_fd(), wanted)];
         let own = self.job.interest(&self.flow);
-        fds.extend(own.iter().flatten().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+        fds.extend(
+            own.iter()
+                .flatten()
+                .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)),
+        );
         let hop_due = self.hops.left > 0 && self.hops.since > 0;
-        let patience = if hop_due { Some(QUIET) } else { self.job.patience() };
+        let patience = if hop_due {
+            Some(QUIET)
+        } else {
+            self.job.patience()
+        };
         match rustix::io::retry_on_intr(|| poll(&mut fds, patience.map(timespec).as_ref())) {
             Ok(0) if hop_due => Ok(Waited::Quiet),
             Ok(0) => Ok(Waited::Idle),

@@ -13,7 +13,11 @@ pub struct Buffer {
 impl Buffer {
     /// An empty buffer of [`CAPACITY`].
     pub fn new() -> Self {
-        Self { bytes: vec![0; CAPACITY].into_boxed_slice(), start: 0, end: 0 }
+        Self {
+            bytes: vec![0; CAPACITY].into_boxed_slice(),
+            start: 0,
+            end: 0,
+        }
     }
 
     /// What is in it, oldest first.

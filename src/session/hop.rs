@@ -14,7 +14,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::ledger::Domain;
-use crate::status::Minor;
 use crate::sys::process::{self, Fork, fork};
 use crate::transfer::{Export, Importer};
 
@@ -44,6 +43,8 @@ pub fn hop<C: Channel>(
     reporter: &Reporter,
 ) -> After<C> {
     let session = channel.session();
+    // Also a hop that fails counts: one that always fails must not be tried for ever.
+    stage.hops.tried();
     let tied = Export::default()
         .to(Importer::ProcessGroup(process::process_group()))
         .within(ALLOWANCE)
@@ -55,17 +56,10 @@ pub fn hop<C: Channel>(
     let sealed = match exported {
         Ok(sealed) => sealed,
         Err((channel, status)) => {
-            // What it holds now may be too much to travel; some of it will have left by then.
-            if status.minor() == Minor::StateTooLarge {
-                stage.hops.postpone();
-            } else {
-                log::line(format_args!("session {session}: no hop: {status}"));
-                stage.hops.made();
-            }
+            log::line(format_args!("session {session}: no hop: {status}"));
             return After::Here(channel);
         }
     };
-    stage.hops.made();
     let failed = match acknowledged_fork() {
         Ok(Side::Successor(acknowledge)) => {
             return match C::import(domain, sealed, stage.socket.as_fd()) {
@@ -83,7 +77,9 @@ pub fn hop<C: Channel>(
             };
         }
         Ok(Side::Predecessor { acknowledged: true }) => return After::Elsewhere,
-        Ok(Side::Predecessor { acknowledged: false }) => "the successor died".to_owned(),
+        Ok(Side::Predecessor {
+            acknowledged: false,
+        }) => "the successor died".to_owned(),
         Err(error) => error.to_string(),
     };
     log::line(format_args!("session {session}: no hop: {failed}"));
@@ -98,7 +94,10 @@ pub fn begin<C: Channel>(channel: &C, stage: &mut Stage, reporter: &Reporter) {
     let process = process::pid();
     stage.about.processes.push(process);
     stage.about.hops = channel.facts().hops;
-    reporter.tell(Report::Running { process, hops: stage.about.hops });
+    reporter.tell(Report::Running {
+        process,
+        hops: stage.about.hops,
+    });
 }
 
 enum Side {
@@ -131,7 +130,10 @@ fn acknowledged_fork() -> std::io::Result<Side> {
 }
 
 fn readable(pipe: &OwnedFd) -> bool {
-    let limit = Timespec { tv_sec: ALLOWANCE.as_secs() as i64, tv_nsec: 0 };
+    let limit = Timespec {
+        tv_sec: ALLOWANCE.as_secs() as i64,
+        tv_nsec: 0,
+    };
     let mut fds = [PollFd::new(pipe, PollFlags::IN)];
     rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit))).is_ok_and(|ready| ready > 0)
 }

@@ -29,7 +29,11 @@ impl fmt::Display for Escaped<'_> {
                 _ => write!(f, "\\x{byte:02x}")?,
             }
         }
-        if self.0.len() > MAX_TEXT { f.write_str("...") } else { Ok(()) }
+        if self.0.len() > MAX_TEXT {
+            f.write_str("...")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -40,8 +44,14 @@ mod tests {
     #[test]
     fn text_of_a_peer_forges_no_line() {
         let shown = |bytes: &[u8]| Escaped(bytes).to_string();
-        assert_eq!(shown(b"alice\nbaton: bob\x1b[2J\\"), "alice\\x0abaton: bob\\x1b[2J\\\\");
-        assert_eq!(shown("\u{e9}\u{202e}".as_bytes()), "\\xc3\\xa9\\xe2\\x80\\xae");
+        assert_eq!(
+            shown(b"alice\nbaton: bob\x1b[2J\\"),
+            "alice\\x0abaton: bob\\x1b[2J\\\\"
+        );
+        assert_eq!(
+            shown("\u{e9}\u{202e}".as_bytes()),
+            "\\xc3\\xa9\\xe2\\x80\\xae"
+        );
         assert_eq!(shown(&[b'a'; 1 << 20]).len(), MAX_TEXT + 3);
     }
 }

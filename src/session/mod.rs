@@ -82,11 +82,27 @@ impl Start {
     /// The process becomes the leader of a process group, which the session's later processes and
     /// commands share.
     pub fn run(self) {
-        let Self { parcel, kind, hops, domain, reporter } = self;
-        let Parcel { sealed, socket, about, unsent } = parcel;
+        let Self {
+            parcel,
+            kind,
+            hops,
+            domain,
+            reporter,
+        } = self;
+        let Parcel {
+            sealed,
+            socket,
+            about,
+            unsent,
+        } = parcel;
         // The job needs to be told what only the import tells, so it starts as the simplest one.
         let stage = Stage::new(socket, Job::Echo, about, hops, unsent);
-        let here = Here { stage, kind, domain, reporter };
+        let here = Here {
+            stage,
+            kind,
+            domain,
+            reporter,
+        };
         match sealed {
             Sealed::Record(sealed) => here.import::<Context<Record>>(sealed),
             Sealed::Message(sealed) => here.import::<Messages>(sealed),
@@ -129,7 +145,9 @@ impl Here {
             }
             Err(error) => {
                 let session = self.stage.about.session;
-                log::line(format_args!("session {session}: the command does not start: {error}"));
+                log::line(format_args!(
+                    "session {session}: the command does not start: {error}"
+                ));
                 let reason = Reason::System(error.raw_os_error().unwrap_or(0));
                 self.end(Some(channel), reason);
             }
@@ -140,7 +158,8 @@ impl Here {
         loop {
             match self.stage.run(&mut channel) {
                 Turn::Over(reason) => return self.end(Some(channel), reason),
-                Turn::Hop => match hop::hop(channel, &mut self.stage, &self.domain, &self.reporter) {
+                Turn::Hop => match hop::hop(channel, &mut self.stage, &self.domain, &self.reporter)
+                {
                     After::Here(moved) => channel = moved,
                     After::Elsewhere => return,
                     After::Lost(reason) => return self.end::<C>(None, reason),
@@ -150,7 +169,9 @@ impl Here {
     }
 
     fn end<C: Channel>(self, channel: Option<C>, reason: Reason) {
-        let Self { stage, reporter, .. } = self;
+        let Self {
+            stage, reporter, ..
+        } = self;
         let ending = Ending {
             reason,
             received: stage.received,

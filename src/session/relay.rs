@@ -42,13 +42,19 @@ impl Relay {
         // Our ends only: each end of a pipe has flags of its own.
         rustix::io::ioctl_fionbio(&to, true)?;
         rustix::io::ioctl_fionbio(&from, true)?;
-        command.stdin(Stdio::from(their_input)).stdout(Stdio::from(their_output));
+        command
+            .stdin(Stdio::from(their_input))
+            .stdout(Stdio::from(their_output));
         let started = command.spawn();
         // The command's ends were in `command`: held here too, they would hide its end from us.
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let process = started?.id();
-        let relay =
-            Self { to: Some(to), from: Some(from), chunk: usize::MAX, until_peer_ends: false };
+        let relay = Self {
+            to: Some(to),
+            from: Some(from),
+            chunk: usize::MAX,
+            until_peer_ends: false,
+        };
         Ok((relay, process))
     }
 
@@ -57,7 +63,12 @@ impl Relay {
     ///
     /// Its end is the peer's end, even if `from` would have more.
     pub fn between(from: OwnedFd, to: OwnedFd) -> Self {
-        Self { to: Some(to), from: Some(from), chunk: ATOMIC, until_peer_ends: true }
+        Self {
+            to: Some(to),
+            from: Some(from),
+            chunk: ATOMIC,
+            until_peer_ends: true,
+        }
     }
 
     /// Moves what can be moved without waiting. Answers whether both directions have ended.
@@ -73,7 +84,11 @@ impl Relay {
     /// What to wait for: the descriptor to write to, and the one to read from.
     pub fn interest(&self, flow: &Flow) -> [Option<(BorrowedFd<'_>, PollFlags)>; 2] {
         // Without a flag asked for, the kernel still tells that the reader has gone.
-        let write = if flow.inbox.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+        let write = if flow.inbox.is_empty() {
+            PollFlags::empty()
+        } else {
+            PollFlags::OUT
+        };
         let to = self.to.as_ref().map(|fd| (fd.as_fd(), write));
         let from = self.from.as_ref().filter(|_| flow.outbox.room() > 0);
         [to, from.map(|fd| (fd.as_fd(), PollFlags::IN))]
@@ -128,7 +143,10 @@ impl Relay {
 /// What can be done with `fd` now; nothing, when the kernel does not say.
 fn readiness(fd: BorrowedFd<'_>, wanted: PollFlags) -> PollFlags {
     let mut fds = [PollFd::from_borrowed_fd(fd, wanted)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     match poll(&mut fds, Some(&now)) {
         Ok(_) => fds[0].revents(),
         Err(_) => PollFlags::empty(),
@@ -150,8 +168,11 @@ mod tests {
             return over;
         }
         let waiting = relay.interest(flow);
-        let mut fds: Vec<_> =
-            waiting.iter().flatten().map(|(fd, f)| PollFd::from_borrowed_fd(*fd, *f)).collect();
+        let mut fds: Vec<_> = waiting
+            .iter()
+            .flatten()
+            .map(|(fd, f)| PollFd::from_borrowed_fd(*fd, *f))
+            .collect();
         poll(&mut fds, None).unwrap();
         false
     }
@@ -162,8 +183,9 @@ mod tests {
 
     fn status(process: u32) -> Option<i32> {
         let pid = rustix::process::Pid::from_raw(process as i32);
-        let (_, status) =
-            rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()).unwrap().unwrap();
+        let (_, status) = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty())
+            .unwrap()
+            .unwrap();
         status.exit_status()
     }
 
@@ -233,7 +255,9 @@ mod tests {
 
     #[test]
     fn a_command_that_is_not_there_is_an_error() {
-        let error = Relay::to_command(&mut Command::new("/nonexistent/command")).err().unwrap();
+        let error = Relay::to_command(&mut Command::new("/nonexistent/command"))
+            .err()
+            .unwrap();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 

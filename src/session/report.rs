@@ -155,9 +155,17 @@ mod tests {
     fn reports_arrive_in_order_and_the_end_is_seen() {
         let (reporter, reports) = channel().unwrap();
         assert_eq!(reports.next(), Next::Nothing);
-        let running = Report::Running { process: u32::MAX, hops: u32::MAX };
+        let running = Report::Running {
+            process: u32::MAX,
+            hops: u32::MAX,
+        };
         let reason = Reason::System(i32::MIN);
-        let ended = Report::Ended(Ending { reason, received: u64::MAX, sent: u64::MAX, hops: u32::MAX });
+        let ended = Report::Ended(Ending {
+            reason,
+            received: u64::MAX,
+            sent: u64::MAX,
+            hops: u32::MAX,
+        });
         reporter.tell(running);
         reporter.tell(ended);
         assert_eq!(reports.next(), Next::Report(running));

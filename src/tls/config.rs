@@ -60,6 +60,7 @@ impl Server {
         protocol: Protocol<'_>,
     ) -> Result<Self, Error> {
         let provider = provider(protocol.suites);
+        //= spec/mechanism.md#client-certificate
         let (anchors, required) = match clients {
             Clients::None => (None, false),
             Clients::Optional(anchors) => (Some(anchors), false),
@@ -109,6 +110,7 @@ impl Server {
     /// certificates, out of the ticket, are good now.
     ///
     /// Refused with the alert the peer is owed.
+    //= spec/mechanism.md#resumption
     pub(crate) fn recheck(&self, session: &Established) -> Result<(), (Error, u8)> {
         let (true, Some(verifier)) = (session.resumed, &self.clients) else {
             return Ok(());
@@ -179,6 +181,7 @@ impl Client {
     /// certificates are good now, and `server`'s.
     ///
     /// Refused with the alert the peer is owed.
+    //= spec/mechanism.md#resumption
     pub(crate) fn recheck(
         &self,
         session: &Established,

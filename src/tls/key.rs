@@ -19,18 +19,45 @@ use crate::secret::Slot;
 /// Takes a private key: PKCS #8 or SEC 1 for ECDSA on P-256 or P-384, PKCS #8 for Ed25519,
 /// PKCS #8 or PKCS #1 for RSA of 2048 to 8192 bits. None when it is none of these.
 ///
-/// A process forked later holds no ECDSA or Ed25519 key: it must load its own. An RSA key lies
-/// in the ordinary heap, which a forked process inherits.
-pub(crate) fn signing_key(der: &PrivateKeyDer<'_>) -> Option<Arc<dyn SigningKey>> {
-    if let Some(key) = ecdsa(der, &P256).or_else(|| ecdsa(der, &P384)) {
-        return Some(Arc::new(key));
+/// A process forked later holds no ECDSA or Ed25519 key, and the answer says so ([`PrivateKey::is_here`]): it
+/// must load its own. An RSA key lies in the ordinary heap, which a forked process inherits.
+pub(crate) fn private_key(der: &PrivateKeyDer<'_>) -> Option<PrivateKey> {
+    let ed25519 = || match der {
+        PrivateKeyDer::Pkcs8(der) => {
+            let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()).ok()?;
+            Some(Key::new(Pair::Ed25519(pair), &ED25519))
+        }
+        _ => None,
+    };
+    let key = ecdsa(der, &P256)
+        .or_else(|| ecdsa(der, &P384))
+        .or_else(ed25519);
+    match key {
+        Some(key) => Some(PrivateKey {
+            pair: Some(key.pair.clone()),
+            signing: Arc::new(key),
+        }),
+        None => Some(PrivateKey {
+            pair: None,
+            signing: any_supported_type(der).ok()?,
+        }),
     }
-    if let PrivateKeyDer::Pkcs8(der) = der
-        && let Ok(pair) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der())
-    {
-        return Some(Arc::new(Key::new(Pair::Ed25519(pair), &ED25519)));
+}
+
+/// A private key, as rustls uses it.
+#[derive(Clone)]
+pub(crate) struct PrivateKey {
+    pub(crate) signing: Arc<dyn SigningKey>,
+    /// None for RSA.
+    pair: Option<Arc<Slot<Pair>>>,
+}
+
+impl PrivateKey {
+    /// Whether it is in this process, and not in the one this was forked from.
+    //= spec/mechanism.md#one-process
+    pub(crate) fn is_here(&self) -> bool {
+        self.pair.as_ref().is_none_or(|pair| pair.is_here())
     }
-    any_supported_type(der).ok()
 }
 
 /// SHA-512, for `tls-server-end-point` of certificates signed with it.

@@ -37,7 +37,7 @@ use crate::status::{Minor, Status};
 pub(crate) use config::{Client, Clients, Protocol, Server, certified};
 pub use handshake::Tickets;
 pub(crate) use handshake::{Established, Handshake, Progress, Side};
-pub(crate) use key::signing_key;
+pub(crate) use key::{PrivateKey, private_key};
 
 /// Why a handshake came to no good end: the rule that was broken, and a sentence for the log.
 ///
@@ -114,6 +114,7 @@ impl From<rustls::Error> for Error {
 }
 
 /// A text that a peer may have had a hand in, made fit for a log line.
+//= spec/mechanism.md#refusal
 fn printable(text: &str) -> String {
     const LIMIT: usize = 256;
     let mut line: String = text.chars().flat_map(char::escape_default).collect();

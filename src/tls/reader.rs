@@ -28,6 +28,7 @@ impl Reader {
     /// Takes bytes from the front of `input` up to the end of one record; whether it is complete.
     ///
     /// Refused when the peer passes a limit, or sends what begins like no record.
+    //= spec/mechanism.md#limits
     pub(super) fn take(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
         self.fill(input, HEADER);
         let record = self.bytes.get(self.complete..).unwrap_or_default();

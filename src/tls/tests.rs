@@ -27,7 +27,7 @@ fn party() -> Party {
     let mut anchors = RootCertStore::empty();
     anchors.add(certificate.clone()).unwrap();
     let der = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let key = CertifiedKey::new(vec![certificate], signing_key(&der).unwrap());
+    let key = CertifiedKey::new(vec![certificate], private_key(&der).unwrap().signing);
     Party {
         key: Arc::new(key),
         anchors: Arc::new(anchors),

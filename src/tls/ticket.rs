@@ -20,6 +20,7 @@ const OVERHEAD: usize = ID + REST_NONCE + TAG;
 const ID: usize = 8;
 
 /// Seals tickets that can be used for `lifetime`.
+//= spec/mechanism.md#resumption
 pub(super) struct Sealer {
     lifetime: Duration,
     born: u64,

@@ -120,6 +120,8 @@ pub fn target() -> Name {
 pub struct Ends<F: baton::codec::Framing> {
     pub acceptor: Result<Finished<F>, Failed>,
     pub initiator: Result<Finished<F>, Failed>,
+    /// What the acceptor sent when the initiator had finished: tickets, or an alert.
+    pub late: Vec<u8>,
 }
 
 impl<F: baton::codec::Framing> Ends<F> {
@@ -158,6 +160,7 @@ pub fn messages(
                 return Ends {
                     acceptor: Err(acceptor.err().expect("the acceptor was told")),
                     initiator: Err(failed),
+                    late: Vec::new(),
                 };
             }
         };
@@ -183,6 +186,7 @@ pub fn messages(
         break Ends {
             acceptor: acceptor_end,
             initiator,
+            late: Vec::new(),
         };
     };
     initiator
@@ -201,27 +205,25 @@ pub fn records(
 ) -> Ends<Record> {
     let mut acceptor = Side::Open(acceptor);
     let mut initiator = Side::Open(initiator);
+    let mut late = Vec::new();
     let mut to_acceptor = initiator.step(&[], |side, input| side.step(input));
-    while !(acceptor.ended() && initiator.ended()) {
+    while !to_acceptor.is_empty() {
         let mut to_initiator = Vec::new();
         for part in to_acceptor.chunks(piece) {
             to_initiator.extend(acceptor.step(part, |side, input| side.step(input)));
         }
         to_acceptor = Vec::new();
         for part in to_initiator.chunks(piece) {
+            if initiator.ended() {
+                late.extend_from_slice(part);
+            }
             to_acceptor.extend(initiator.step(part, |side, input| side.step(input)));
-        }
-        assert!(
-            !to_initiator.is_empty() || !to_acceptor.is_empty() || acceptor.ended(),
-            "both sides wait"
-        );
-        if to_acceptor.is_empty() && acceptor.ended() {
-            break;
         }
     }
     Ends {
         acceptor: acceptor.end(),
         initiator: initiator.end(),
+        late,
     }
 }
 

@@ -56,20 +56,31 @@ pub fn identity() -> &'static Identity {
 fn configs() -> &'static (Arc<AcceptorConfig>, Arc<InitiatorConfig>) {
     static CONFIGS: OnceLock<(Arc<AcceptorConfig>, Arc<InitiatorConfig>)> = OnceLock::new();
     CONFIGS.get_or_init(|| {
-        let Identity { authority, certificate, key } = identity();
-        let credential = AcceptorCredential::from_pem(certificate.as_bytes(), key.as_bytes());
-        let acceptor = AcceptorConfig::builder(credential.unwrap()).anonymous(true).build();
+        let authority = &identity().authority;
         let anchors = Anchors::from_pem(authority.as_bytes()).unwrap();
         let initiator = InitiatorConfig::builder(anchors).build();
-        (Arc::new(acceptor.unwrap()), Arc::new(initiator.unwrap()))
+        (acceptor_config(), Arc::new(initiator.unwrap()))
     })
+}
+
+/// The acceptor's side of a pair, made in this process: its private key is in no forked one.
+pub fn acceptor_config() -> Arc<AcceptorConfig> {
+    let Identity {
+        certificate, key, ..
+    } = identity();
+    let credential = AcceptorCredential::from_pem(certificate.as_bytes(), key.as_bytes());
+    let builder = AcceptorConfig::builder(credential.unwrap()).anonymous(true);
+    Arc::new(builder.build().unwrap())
 }
 
 /// A context of `domain` and its peer, in a domain of its own, out of a real handshake.
 pub fn pair<F: Talk>(domain: &Domain) -> (Context<F>, Context<F>) {
     let (acceptor, initiator) = F::handshake();
     let elsewhere = Domain::inherited(4).unwrap();
-    (acceptor.activate(domain).unwrap(), initiator.activate(&elsewhere).unwrap())
+    (
+        acceptor.activate(domain).unwrap(),
+        initiator.activate(&elsewhere).unwrap(),
+    )
 }
 
 /// A context that says things to its peer and hears what the peer says, in either framing.
@@ -159,7 +170,11 @@ impl Talk for Record {
 
 /// That the two contexts still understand one another, both ways.
 pub fn talk<F: Talk>(a: &mut Context<F>, b: &mut Context<F>) {
-    for text in [&b"from a to b"[..], b"", b"once more, longer than the first"] {
+    for text in [
+        &b"from a to b"[..],
+        b"",
+        b"once more, longer than the first",
+    ] {
         let said = F::say(a, text).unwrap();
         assert_eq!(F::hear(b, said).unwrap(), text);
         let said = F::say(b, text).unwrap();

@@ -11,8 +11,11 @@ pub fn forked(f: impl FnOnce() -> u8) -> Child {
     match fork().unwrap() {
         Fork::Parent(child) => child,
         Fork::Child => {
-            let code = catch_unwind(AssertUnwindSafe(f)).unwrap_or(101);
-            process::exit_now(code)
+            // What the harness would keep of a panic's message ends with the process.
+            std::panic::set_hook(Box::new(|panic| {
+                let _ = writeln!(std::io::stderr(), "in a forked child: {panic}");
+            }));
+            process::exit_now(catch_unwind(AssertUnwindSafe(f)).unwrap_or(101))
         }
     }
 }
@@ -43,14 +46,17 @@ pub fn wait_for_end(pipe: &PipeReader) {
 }
 
 /// Closes a forked child's copy of what its parent holds; the child leaves without destructors.
-pub fn close_in_child(pipe: &PipeWriter) {
-    // SAFETY: the child never uses or drops `pipe`, which only its parent still owns.
-    unsafe { libc::close(pipe.as_raw_fd()) };
+pub fn close_in_child(end: &impl AsRawFd) {
+    // SAFETY: the child never uses or drops `end`, which only its parent still owns.
+    unsafe { libc::close(end.as_raw_fd()) };
 }
 
 /// Says that a test is skipped; where nothing may be skipped, that is a failure.
 pub fn skip(why: &str) {
-    assert!(std::env::var_os("BATON_TEST_NO_SKIP").is_none(), "may not be skipped: {why}");
+    assert!(
+        std::env::var_os("BATON_TEST_NO_SKIP").is_none(),
+        "may not be skipped: {why}"
+    );
     println!("skipped: {why}");
 }
 
@@ -64,4 +70,12 @@ pub fn become_user(uid: u32) {
 pub fn leave_process_group() {
     // SAFETY: a system call without pointers.
     assert_eq!(unsafe { libc::setpgid(0, 0) }, 0);
+}
+
+/// Lets this process and its children write core files of any size.
+pub fn allow_core_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Core);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Core, limit).unwrap();
 }

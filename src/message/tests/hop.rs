@@ -97,10 +97,12 @@ fn the_state_is_encoded_as_the_page_says() {
     }
 }
 
+type Change = fn(&mut Fields);
+
 //= proves spec/messages.md#bounds
 #[test]
 fn a_state_no_run_leads_to_is_not_thawed() {
-    let possible: [fn(&mut Fields); 14] = [
+    let possible: [Change; 14] = [
         |_| (),
         |state| state.flags = 0x3f,
         |state| state.flags = 0,
@@ -130,7 +132,7 @@ fn a_state_no_run_leads_to_is_not_thawed() {
         );
     }
 
-    let impossible: [(&str, fn(&mut Fields)); 36] = [
+    let impossible: [(&str, Change); 36] = [
         ("an unknown suite", |state| state.suite = 0x1304),
         ("another suite of the same lengths, key too long", |state| {
             state.suite = 0x1303

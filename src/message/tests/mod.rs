@@ -1,13 +1,15 @@
 //! Tests of message framing, by subject: what is sent and accepted ([`exchange`]), what is refused
-//! ([`refusal`]), how keys move on ([`generation`]), what travels ([`hop`]).
+//! ([`refusal`]), what is told about order ([`window`]), how keys move on ([`generation`]), what travels ([`hop`]).
 
 mod exchange;
 mod generation;
 mod hop;
 mod refusal;
+mod window;
 
 use proptest::prelude::*;
 
+use super::header::Header;
 use super::*;
 use crate::codec::{self, Defect, Framing};
 use crate::secret::Scratch;

@@ -114,9 +114,14 @@ impl Identity {
         let files = match due {
             Origin::Kept => None,
             Origin::LeavesRenewed => {
-                let kept = Folder::folder(state, FOLDER)?.ok_or_else(|| damaged(state.path(), FOLDER))?;
+                let kept =
+                    Folder::folder(state, FOLDER)?.ok_or_else(|| damaged(state.path(), FOLDER))?;
                 let authority = text(&kept, CA)?;
-                Some(leaves(authority, KeyPair::from_pem(&text(&kept, CA_KEY)?)?, now)?)
+                Some(leaves(
+                    authority,
+                    KeyPair::from_pem(&text(&kept, CA_KEY)?)?,
+                    now,
+                )?)
             }
             Origin::Made | Origin::Renewed => {
                 let key = KeyPair::generate()?;
@@ -125,10 +130,15 @@ impl Identity {
             }
         };
         if let Some(files) = files {
-            let files: Vec<_> = files.iter().map(|(name, pem)| (*name, pem.as_bytes())).collect();
+            let files: Vec<_> = files
+                .iter()
+                .map(|(name, pem)| (*name, pem.as_bytes()))
+                .collect();
             state.replace(&lock, FOLDER, &files)?;
         }
-        let folder = state.folder(FOLDER)?.ok_or_else(|| damaged(state.path(), FOLDER))?;
+        let folder = state
+            .folder(FOLDER)?
+            .ok_or_else(|| damaged(state.path(), FOLDER))?;
         let identity = Self {
             server: folder.read(SERVER)?,
             server_key: folder.read(SERVER_KEY)?,
@@ -211,9 +221,17 @@ fn leaves(authority: String, key: KeyPair, now: u64) -> Result<[(&'static str, S
     // Issuer takes name and key identifier from these, not from the kept certificate: both
     // follow from the constant name and from the key.
     let issuer = Issuer::new(self::authority(now), key);
-    let mut server = leaf("Baton development server", now, ExtendedKeyUsagePurpose::ServerAuth);
+    let mut server = leaf(
+        "Baton development server",
+        now,
+        ExtendedKeyUsagePurpose::ServerAuth,
+    );
     server.subject_alt_names = CertificateParams::new(NAMES.map(String::from))?.subject_alt_names;
-    let client = leaf("Baton development client", now, ExtendedKeyUsagePurpose::ClientAuth);
+    let client = leaf(
+        "Baton development client",
+        now,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    );
     let (server_key, client_key) = (KeyPair::generate()?, KeyPair::generate()?);
     Ok([
         (CA, authority),
@@ -227,7 +245,9 @@ fn leaves(authority: String, key: KeyPair, now: u64) -> Result<[(&'static str, S
 
 fn authority(now: u64) -> CertificateParams {
     let mut params = valid(now, CA_DAYS);
-    params.distinguished_name.push(DnType::CommonName, "Baton development CA");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "Baton development CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params

@@ -18,7 +18,12 @@ fn content(state: &Folder) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(state.path().join(FOLDER))
         .unwrap()
         .map(|entry| entry.unwrap())
-        .map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap()))
+        .map(|e| {
+            (
+                e.file_name().into_string().unwrap(),
+                fs::read(e.path()).unwrap(),
+            )
+        })
         .collect();
     files.sort();
     files
@@ -39,7 +44,11 @@ fn the_first_start_makes_the_identity_for_this_user_alone() {
     let files = content(&state);
     assert_eq!(files.len(), 6);
     for (name, _) in &files {
-        assert_eq!(mode(&state.path().join(FOLDER).join(name)), 0o100600, "{name}");
+        assert_eq!(
+            mode(&state.path().join(FOLDER).join(name)),
+            0o100600,
+            "{name}"
+        );
     }
     assert!(!state.path().join("identity.new").exists());
 }
@@ -104,7 +113,8 @@ fn verify(identity: &Identity, now: u64) {
     )
     .unwrap();
     for name in NAMES {
-        leaf.verify_is_valid_for_subject_name(&ServerName::try_from(name).unwrap()).unwrap();
+        leaf.verify_is_valid_for_subject_name(&ServerName::try_from(name).unwrap())
+            .unwrap();
     }
 }
 
@@ -139,17 +149,29 @@ fn many_first_starts_at_once_make_one_identity() {
                 })
             })
             .collect();
-        starts.into_iter().map(|s| s.join().unwrap()).filter(|o| *o == Origin::Made).count()
+        starts
+            .into_iter()
+            .map(|s| s.join().unwrap())
+            .filter(|o| *o == Origin::Made)
+            .count()
     });
     assert_eq!(made, 1);
 }
 
 #[test]
 fn loose_permissions_are_refused_and_named() {
-    for (name, mode) in [("", 0o750), (FOLDER, 0o701), ("identity/server-key.pem", 0o640)] {
+    for (name, mode) in [
+        ("", 0o750),
+        (FOLDER, 0o701),
+        ("identity/server-key.pem", 0o640),
+    ] {
         let (_dir, state) = state();
         Identity::ensure(&state, NOW).unwrap();
-        let path = if name.is_empty() { state.path().to_owned() } else { state.path().join(name) };
+        let path = if name.is_empty() {
+            state.path().to_owned()
+        } else {
+            state.path().join(name)
+        };
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         let refused = Folder::open_or_make(state.path())
             .map_err(Error::from)

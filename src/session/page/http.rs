@@ -67,7 +67,11 @@ pub(super) fn head(bytes: &[u8]) -> Result<Option<(Request, usize)>, Refusal> {
     const END: &[u8] = b"\r\n\r\n";
     let within = &bytes[..bytes.len().min(MAX_HEAD)];
     let Some(at) = within.windows(END.len()).position(|window| window == END) else {
-        return if bytes.len() < MAX_HEAD { Ok(None) } else { Err(Refusal::TooLarge) };
+        return if bytes.len() < MAX_HEAD {
+            Ok(None)
+        } else {
+            Err(Refusal::TooLarge)
+        };
     };
     let head = std::str::from_utf8(&bytes[..at]).map_err(|_| Refusal::Malformed)?;
     Ok(Some((request(head)?, at + END.len())))

@@ -43,11 +43,19 @@ enum State {
     #[default]
     Head,
     /// Within a body of which so many bytes are left.
-    Body { request: Request, left: u64, sum: Sha256 },
+    Body {
+        request: Request,
+        left: u64,
+        sum: Sha256,
+    },
     /// The request is complete.
     Answer { request: Request, sum: Sha256 },
     /// Some of an answer that was longer than the outbox.
-    Rest { answer: Vec<u8>, written: usize, close: bool },
+    Rest {
+        answer: Vec<u8>,
+        written: usize,
+        close: bool,
+    },
     /// The last answer was given.
     Over,
 }
@@ -65,10 +73,18 @@ impl Page {
                 }
                 State::Answer { request, sum } => {
                     let answer = answer(&request, sum, about);
-                    self.state = State::Rest { answer, written: 0, close: request.close };
+                    self.state = State::Rest {
+                        answer,
+                        written: 0,
+                        close: request.close,
+                    };
                     None
                 }
-                State::Rest { answer, written, close } => self.rest(flow, answer, written, close),
+                State::Rest {
+                    answer,
+                    written,
+                    close,
+                } => self.rest(flow, answer, written, close),
                 State::Over => {
                     self.state = State::Over;
                     flow.job_ended = true;
@@ -91,7 +107,11 @@ impl Page {
                 if request.expects_continue && request.body > 0 {
                     flow.outbox.push(b"HTTP/1.1 100 Continue\r\n\r\n");
                 }
-                self.state = State::Body { left: request.body, request, sum: Sha256::new() };
+                self.state = State::Body {
+                    left: request.body,
+                    request,
+                    sum: Sha256::new(),
+                };
                 None
             }
             Ok(None) if flow.peer_ended => {
@@ -100,13 +120,23 @@ impl Page {
             }
             Ok(None) => Some(Wish::Wait),
             Err(refusal) => {
-                self.state = State::Rest { answer: refused(refusal), written: 0, close: true };
+                self.state = State::Rest {
+                    answer: refused(refusal),
+                    written: 0,
+                    close: true,
+                };
                 None
             }
         }
     }
 
-    fn body(&mut self, flow: &mut Flow, request: Request, left: u64, mut sum: Sha256) -> Option<Wish> {
+    fn body(
+        &mut self,
+        flow: &mut Flow,
+        request: Request,
+        left: u64,
+        mut sum: Sha256,
+    ) -> Option<Wish> {
         let piece = flow.inbox.as_slice();
         let piece = &piece[..piece.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
         if request.wanted == Wanted::Sum {
@@ -127,10 +157,20 @@ impl Page {
         Some(Wish::Wait)
     }
 
-    fn rest(&mut self, flow: &mut Flow, answer: Vec<u8>, written: usize, close: bool) -> Option<Wish> {
+    fn rest(
+        &mut self,
+        flow: &mut Flow,
+        answer: Vec<u8>,
+        written: usize,
+        close: bool,
+    ) -> Option<Wish> {
         let written = written + flow.outbox.push(&answer[written..]);
         if written < answer.len() {
-            self.state = State::Rest { answer, written, close };
+            self.state = State::Rest {
+                answer,
+                written,
+                close,
+            };
             return Some(Wish::Wait);
         }
         self.state = if close { State::Over } else { State::Head };
@@ -140,7 +180,13 @@ impl Page {
 
 fn refused(refusal: Refusal) -> Vec<u8> {
     let text = format!("{}\n", refusal.status());
-    response(refusal.status(), "text/plain; charset=utf-8", true, &text, false)
+    response(
+        refusal.status(),
+        "text/plain; charset=utf-8",
+        true,
+        &text,
+        false,
+    )
 }
 
 fn answer(request: &Request, sum: Sha256, about: &About) -> Vec<u8> {

@@ -70,8 +70,17 @@ fn html_is_for_those_who_accept_it_and_is_escaped() {
     let (answer, _) = serve(b"GET / HTTP/1.1\r\nAccept: text/html\r\n\r\n", 4096, false);
     assert!(answer.contains("Content-Type: text/html; charset=utf-8\r\n"));
     assert!(answer.contains("<tr><th>user<td>&lt;b&gt;\n"));
-    let length = answer.split("Content-Length: ").nth(1).unwrap().split("\r\n").next().unwrap();
-    assert_eq!(answer.split("\r\n\r\n").nth(1).unwrap().len(), length.parse::<usize>().unwrap());
+    let length = answer
+        .split("Content-Length: ")
+        .nth(1)
+        .unwrap()
+        .split("\r\n")
+        .next()
+        .unwrap();
+    assert_eq!(
+        answer.split("\r\n\r\n").nth(1).unwrap().len(),
+        length.parse::<usize>().unwrap()
+    );
 }
 
 #[test]
@@ -113,7 +122,11 @@ fn the_answer_waits_for_the_hops() {
 
 #[test]
 fn a_peer_that_ends_in_the_middle_is_not_answered() {
-    for request in [&b"GET / HTTP/1.1\r\n"[..], b"PUT /sum HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc", b""] {
+    for request in [
+        &b"GET / HTTP/1.1\r\n"[..],
+        b"PUT /sum HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc",
+        b"",
+    ] {
         assert_eq!(serve(request, 4096, true), (String::new(), Wish::End));
     }
 }
@@ -144,10 +157,19 @@ fn malformed_requests_are_refused_by_their_fault() {
         ("GET / HTTP/1.1\r\nNo colon\r\n\r\n", Malformed),
         ("GET / HTTP/1.1\r\nSpace : x\r\n\r\n", Malformed),
         ("GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n", Malformed),
-        ("PUT /sum HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n", Malformed),
+        (
+            "PUT /sum HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n",
+            Malformed,
+        ),
         ("PUT /sum HTTP/1.1\r\nContent-Length: +3\r\n\r\n", Malformed),
-        ("PUT /sum HTTP/1.1\r\nContent-Length: 18446744073709551616\r\n\r\n", Malformed),
-        ("PUT /sum HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", LengthRequired),
+        (
+            "PUT /sum HTTP/1.1\r\nContent-Length: 18446744073709551616\r\n\r\n",
+            Malformed,
+        ),
+        (
+            "PUT /sum HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+            LengthRequired,
+        ),
         ("PUT /sum HTTP/1.1\r\n\r\n", LengthRequired),
         (&long, TooLarge),
         (&many, TooLarge),
