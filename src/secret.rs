@@ -200,10 +200,14 @@ pub fn random(out: &mut [u8]) -> io::Result<()> {
 
 /// Bytes of stack that [`scrub_stack`] overwrites.
 // Without optimisation every move of a key is a copy more, and reaches deeper.
-const STACK: usize = if cfg!(debug_assertions) { 64 * 1024 } else { 16 * 1024 };
+const STACK: usize = if cfg!(debug_assertions) {
+    64 * 1024
+} else {
+    16 * 1024
+};
 
-/// Overwrites the stack below the caller (16 KiB, 64 without optimisation), where functions it called may have left copies
-/// of secrets. Some hundred nanoseconds.
+/// Overwrites the stack below the caller (16 KiB, 64 without optimisation), where functions it
+/// called may have left copies of secrets. Some hundred nanoseconds.
 pub fn scrub_stack() {
     scrub::scrub_stack(STACK);
 }

@@ -43,10 +43,8 @@ impl Watch {
             return Err(io::Error::from_raw_os_error(refused));
         }
         // SAFETY: pthread_sigmask succeeded, so it has filled `before`.
-        Ok(Self {
-            fd,
-            before: unsafe { before.assume_init() },
-        })
+        let before = unsafe { before.assume_init() };
+        Ok(Self { fd, before })
     }
 
     /// The next signal that has arrived; none when none has. It does not wait.

@@ -67,29 +67,32 @@ pub(crate) fn count_in_memory(len: usize, wanted: &dyn Fn(usize) -> u8) -> usize
     let own = buffer.as_ptr() as u64..buffer.as_ptr() as u64 + CHUNK as u64;
     let zeros = vec![0; CHUNK];
     let mut found = 0;
+    let mut seen = 0;
     for line in maps.lines() {
         let (range, rest) = line.split_once(' ').unwrap();
         if !rest.starts_with("rw") {
             continue;
         }
         let (start, end) = address_range(range);
+        // Mappings may have become one while the list was read: then a part stands there twice.
+        let start = start.max(seen);
+        seen = end.max(seen);
         // Up to our own buffer and from there on, if it lies within.
         for (mut at, end) in [(start, end.min(own.start)), (start.max(own.end), end)] {
             while at < end {
                 let most = CHUNK.min((end - at) as usize);
-                // A range that another thread has unmapped meanwhile holds nothing.
-                let Ok(read) = memory.read_at(&mut buffer[..most], at) else {
-                    break;
+                // What another thread has unmapped meanwhile holds nothing; what is behind it may.
+                let Ok(read @ 1..) = memory.read_at(&mut buffer[..most], at) else {
+                    at = (at | (PAGE - 1)) + 1;
+                    continue;
                 };
-                if read == 0 {
-                    break;
-                }
                 if buffer[..read] != zeros[..read] {
                     found += count(&buffer[..read], len, wanted);
                 }
                 at += read as u64;
-                if at < end {
-                    // What is wanted may lie across two readings; what ended here was found.
+                if read == most && at < end {
+                    // What is wanted may lie across two readings; what ended here was found. (Less
+                    // was read: there is a hole.)
                     at -= len as u64 - 1;
                 }
             }
@@ -98,6 +101,8 @@ pub(crate) fn count_in_memory(len: usize, wanted: &dyn Fn(usize) -> u8) -> usize
     found
 }
 
+/// No page is smaller.
+const PAGE: u64 = 4096;
 /// Bytes read at a time.
 const CHUNK: usize = 64 << 10;
 
