@@ -10,7 +10,7 @@ use super::exchange::{Answer, DEFECT, REQUEST, Reason, Request, Saying, decode_p
 use super::finished::{Finished, Known};
 use super::tunnel::{Tunnel, record};
 use super::{
-    AcceptorConfig, ChannelBindings, Failed, INPUT_LIMIT, PROTOCOL, Step, TOKEN_LIMIT, token,
+    AcceptorConfig, Born, ChannelBindings, Failed, INPUT_LIMIT, PROTOCOL, Step, TOKEN_LIMIT, token,
 };
 use crate::context::Exporter;
 use crate::flags::Flags;
@@ -18,7 +18,7 @@ use crate::message::{Message, Services};
 use crate::record::{Alert, Limits, Record};
 use crate::secret::scrub_deep_stack;
 use crate::status::Minor;
-use crate::sys::{clock, process};
+use crate::sys::clock;
 use crate::tls::{Error, Established, Handshake, Progress, Server, Side};
 
 /// An acceptor that has not finished. `F` is the framing: [`Message`] or [`Record`].
@@ -34,12 +34,12 @@ struct State {
     config: Arc<AcceptorConfig>,
     bindings: Option<[u8; 32]>,
     stage: Stage,
-    born: u64,
+    born: Born,
 }
 
 enum Stage {
     Start,
-    Handshake(Handshake<UnbufferedServerConnection>),
+    Handshake(Box<Handshake<UnbufferedServerConnection>>),
     /// A password was asked for.
     Asked(Tunnel, Asked),
     /// Nothing comes after an error.
@@ -54,7 +54,7 @@ impl<F> Acceptor<F> {
                 config,
                 bindings: None,
                 stage: Stage::Start,
-                born: process::word(),
+                born: Born::here(),
             }),
             framing: PhantomData,
         }
@@ -93,24 +93,6 @@ impl State {
             }
         }
     }
-
-    /// That this is the process the establishment began in, and the input no larger than any is.
-    //= spec/mechanism.md#one-process
-    fn check(&self, input: &[u8], limit: usize) -> Result<(), Error> {
-        if self.born != process::word() {
-            return Err(Error::new(
-                Minor::ContextForked,
-                "the establishment is another process's",
-            ));
-        }
-        if input.len() > limit {
-            return Err(Error::new(
-                Minor::ContextTokenTooLarge,
-                "more bytes than a step takes",
-            ));
-        }
-        Ok(())
-    }
 }
 
 /// Ends a finished session with an alert.
@@ -141,7 +123,7 @@ impl Acceptor<Record> {
         output: &mut Vec<u8>,
     ) -> Result<Option<Finished<Record>>, Error> {
         let state = &mut *self.state;
-        state.check(input, INPUT_LIMIT)?;
+        state.born.check(input, INPUT_LIMIT)?;
         let done = state.shake(|config| &config.record, input, output)?;
         let Some((mut session, rest)) = done else {
             return Ok(None);
@@ -216,7 +198,7 @@ impl Acceptor<Message> {
         output: &mut Vec<u8>,
     ) -> Result<Option<Finished<Message>>, Error> {
         let state = &mut *self.state;
-        state.check(token, TOKEN_LIMIT)?;
+        state.born.check(token, TOKEN_LIMIT)?;
         if let Stage::Asked(..) = state.stage
             && let Stage::Asked(tunnel, asked) = core::mem::replace(&mut state.stage, Stage::Over)
         {

@@ -3,6 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 
+use super::Born;
 use super::config::own_flags;
 use crate::codec::Framing;
 use crate::context::{Context, Exporter, Facts, Parts, Role};
@@ -12,7 +13,7 @@ use crate::flags::Flags;
 use crate::ledger::Domain;
 use crate::name::Name;
 use crate::status::{Minor, Status};
-use crate::sys::{clock, process};
+use crate::sys::clock;
 use crate::tls::{Error, Established, Tickets, certificate};
 
 /// A handshake that has come to its end. [`Finished::activate`] makes it a context.
@@ -20,7 +21,7 @@ use crate::tls::{Error, Established, Tickets, certificate};
 /// It is worth nothing in a process forked meanwhile.
 pub struct Finished<F: Framing> {
     parts: Parts<F>,
-    born: u64,
+    born: Born,
 }
 
 impl<F: Framing> Finished<F> {
@@ -37,7 +38,7 @@ impl<F: Framing> Finished<F> {
                 facts,
                 tickets,
             },
-            born: process::word(),
+            born: Born::here(),
         }
     }
 
@@ -52,7 +53,7 @@ impl<F: Framing> Finished<F> {
     /// FAILURE when the ledger is full (see [`crate::ledger`]); the finished handshake comes back
     /// and can be tried again. NO_CONTEXT in a process that was forked meanwhile.
     pub fn activate(self, domain: &Domain) -> Result<Context<F>, NotActivated<F>> {
-        if self.born != process::word() {
+        if self.born.check(&[], 0).is_err() {
             return Err(NotActivated {
                 error: Minor::ContextForked.into(),
                 finished: self,

@@ -12,7 +12,7 @@ use super::exchange::{ANSWER, Answer, DEFECT, Request, Saying, encode_password};
 use super::finished::{Finished, Known};
 use super::tunnel::{Tunnel, record};
 use super::{
-    ChannelBindings, Failed, INPUT_LIMIT, InitiatorConfig, PROTOCOL, Step, TOKEN_LIMIT, token,
+    Born, ChannelBindings, Failed, INPUT_LIMIT, InitiatorConfig, PROTOCOL, Step, TOKEN_LIMIT, token,
 };
 use crate::context::Exporter;
 use crate::cred::Password;
@@ -22,7 +22,7 @@ use crate::name::{Kind, Name};
 use crate::record::{Alert, Record};
 use crate::secret::{scrub_deep_stack, scrub_stack};
 use crate::status::Minor;
-use crate::sys::{clock, process};
+use crate::sys::clock;
 use crate::tls::{Client, Error, Established, Handshake, Progress};
 
 /// An initiator that has not finished. `F` is the framing: [`Message`] or [`Record`].
@@ -41,12 +41,12 @@ struct State {
     /// Whose password was asked for and sent.
     user: Option<Name>,
     stage: Stage,
-    born: u64,
+    born: Born,
 }
 
 enum Stage {
     Start,
-    Handshake(Handshake<UnbufferedClientConnection>),
+    Handshake(Box<Handshake<UnbufferedClientConnection>>),
     /// A request or a password was sent.
     Exchange(Tunnel),
     /// Nothing comes after an error.
@@ -78,7 +78,7 @@ impl<F> Initiator<F> {
                 bindings: None,
                 user: None,
                 stage: Stage::Start,
-                born: process::word(),
+                born: Born::here(),
             }),
             framing: PhantomData,
         })
@@ -114,24 +114,6 @@ impl State {
                 Ok(Some((session, rest)))
             }
         }
-    }
-
-    /// That this is the process the establishment began in, and the input no larger than any is.
-    //= spec/mechanism.md#one-process
-    fn check(&self, input: &[u8], limit: usize) -> Result<(), Error> {
-        if self.born != process::word() {
-            return Err(Error::new(
-                Minor::ContextForked,
-                "the establishment is another process's",
-            ));
-        }
-        if input.len() > limit {
-            return Err(Error::new(
-                Minor::ContextTokenTooLarge,
-                "more bytes than a step takes",
-            ));
-        }
-        Ok(())
     }
 
     /// Who this side is to the acceptor; none when it is anonymous.
@@ -177,7 +159,7 @@ impl Initiator<Record> {
         output: &mut Vec<u8>,
     ) -> Result<Option<Finished<Record>>, Error> {
         let state = &mut *self.state;
-        state.check(input, INPUT_LIMIT)?;
+        state.born.check(input, INPUT_LIMIT)?;
         let done = state.shake(|config| &config.record, input, output)?;
         let Some((mut session, rest)) = done else {
             return Ok(None);
@@ -263,7 +245,7 @@ impl Initiator<Message> {
 
     fn turn(&mut self, token: &[u8], output: &mut Vec<u8>) -> Result<Turn, Error> {
         let state = &mut *self.state;
-        state.check(token, TOKEN_LIMIT)?;
+        state.born.check(token, TOKEN_LIMIT)?;
         if let Stage::Exchange(_) = state.stage
             && let Stage::Exchange(tunnel) = core::mem::replace(&mut state.stage, Stage::Over)
         {
@@ -423,7 +405,7 @@ impl PasswordAsked {
 
 impl State {
     fn password(&mut self, password: &Password, output: &mut Vec<u8>) -> Result<(), Error> {
-        self.check(&[], TOKEN_LIMIT)?;
+        self.born.check(&[], TOKEN_LIMIT)?;
         let texts = password.texts()?;
         let Stage::Exchange(tunnel) = &mut self.stage else {
             return Err(DEFECT);

@@ -71,7 +71,8 @@ pub use initiator::{Initiator, PasswordAsked};
 pub use password::{Attempt, Passwords, Verdict};
 pub use stream::{Framing, Tokens};
 
-use crate::status::Status;
+use crate::status::{Minor, Status};
+use crate::sys::process;
 use crate::tls::Error;
 
 /// The most bytes of a context token, and of what [`Acceptor::step`] and [`Initiator::step`] take
@@ -134,3 +135,31 @@ impl fmt::Display for Failed {
 }
 
 impl core::error::Error for Failed {}
+
+/// The process an establishment began in.
+#[derive(Clone, Copy)]
+struct Born(u64);
+
+impl Born {
+    fn here() -> Self {
+        Self(process::word())
+    }
+
+    /// That this is the process, and the input of a step no longer than any is.
+    //= spec/mechanism.md#one-process
+    fn check(self, input: &[u8], limit: usize) -> Result<(), Error> {
+        if self.0 != process::word() {
+            return Err(Error::new(
+                Minor::ContextForked,
+                "the establishment is another process's",
+            ));
+        }
+        if input.len() > limit {
+            return Err(Error::new(
+                Minor::ContextTokenTooLarge,
+                "more bytes than a step takes",
+            ));
+        }
+        Ok(())
+    }
+}

@@ -32,15 +32,16 @@ impl Opened {
 /// The record layer that follows a handshake.
 //= spec/mechanism.md#record-keys
 pub(super) fn record(session: &Established, limits: Limits, rest: &[u8]) -> Result<Record, Error> {
+    let ((tx_key, tx_sequence), (rx_key, rx_sequence)) = (session.tx(), session.rx());
     let secrets = Secrets {
         suite: session.suite,
         server: session.server,
         tx_secret: session.tx_secret(),
         rx_secret: session.rx_secret(),
-        tx_sequence: session.sent,
-        rx_sequence: session.received,
+        tx_sequence,
+        rx_sequence,
     };
-    Record::new(&secrets, limits, rest).map_err(|error| of_record(&error))
+    Record::with_keys(&secrets, tx_key, rx_key, limits, rest).map_err(|error| of_record(&error))
 }
 
 /// An error of the record layer, before there is a context.

@@ -158,23 +158,49 @@ impl Record {
     /// [`Error::Secrets`] when a secret's length is not the suite's, a sequence number is above
     /// 2^24, or `leftover` is longer.
     pub fn new(secrets: &Secrets<'_>, limits: Limits, leftover: &[u8]) -> Result<Self, Error> {
+        let derive = |secret| Direction::derive(secrets.suite, secret).map_err(|_| Error::Secrets);
+        let keys = Keys {
+            tx: derive(secrets.tx_secret)?,
+            rx: derive(secrets.rx_secret)?,
+        };
+        Self::of_keys(keys, secrets, limits, leftover)
+    }
+
+    /// [`Record::new`] by a caller that has derived each secret's key and IV already.
+    pub(crate) fn with_keys(
+        secrets: &Secrets<'_>,
+        tx: [&[u8]; 2],
+        rx: [&[u8]; 2],
+        limits: Limits,
+        leftover: &[u8],
+    ) -> Result<Self, Error> {
+        let restore = |secret, [key, iv]: [&[u8]; 2]| {
+            Direction::restore(secrets.suite, secret, key, iv).map_err(|_| Error::Secrets)
+        };
+        let keys = Keys {
+            tx: restore(secrets.tx_secret, tx)?,
+            rx: restore(secrets.rx_secret, rx)?,
+        };
+        Self::of_keys(keys, secrets, limits, leftover)
+    }
+
+    fn of_keys(
+        keys: Keys,
+        secrets: &Secrets<'_>,
+        limits: Limits,
+        leftover: &[u8],
+    ) -> Result<Self, Error> {
         let Secrets {
             suite,
             server,
-            tx_secret,
-            rx_secret,
             tx_sequence,
             rx_sequence,
+            ..
         } = *secrets;
         //= spec/records.md#buffers
         if tx_sequence.max(rx_sequence) > SEQUENCE_START || leftover.len() > TRANSFER_LIMIT {
             return Err(Error::Secrets);
         }
-        let derive = |secret| Direction::derive(suite, secret).map_err(|_| Error::Secrets);
-        let keys = Keys {
-            tx: derive(tx_secret)?,
-            rx: derive(rx_secret)?,
-        };
         let mut protocol = Protocol::new(keys, suite, server, limits);
         (protocol.tx_sequence, protocol.rx_sequence) = (tx_sequence, rx_sequence);
         let input = Input::with(&[], leftover);

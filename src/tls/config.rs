@@ -101,7 +101,7 @@ impl Server {
         })
     }
 
-    pub(crate) fn handshake(&self) -> Result<Handshake<UnbufferedServerConnection>, Error> {
+    pub(crate) fn handshake(&self) -> Result<Box<Handshake<UnbufferedServerConnection>>, Error> {
         let connection = UnbufferedServerConnection::new(self.config.clone())?;
         Ok(Handshake::new(connection))
     }
@@ -167,7 +167,7 @@ impl Client {
     pub(crate) fn handshake(
         &self,
         server: ServerName<'static>,
-    ) -> Result<Handshake<UnbufferedClientConnection>, Error> {
+    ) -> Result<Box<Handshake<UnbufferedClientConnection>>, Error> {
         let connection = UnbufferedClientConnection::new(self.config.clone(), server)?;
         Ok(Handshake::new(connection))
     }

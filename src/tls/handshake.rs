@@ -9,8 +9,8 @@ use rustls_pki_types::CertificateDer;
 
 use super::Error;
 use super::reader::Reader;
-use super::sink::{Captured, capturing};
-use crate::crypto::{self, IV, MAX_KEY, Suite};
+use super::sink::{Captured, Installed, capturing};
+use crate::crypto::{self, Suite};
 use crate::secret::Slot;
 use crate::status::Minor;
 use crate::sys::process;
@@ -127,14 +127,14 @@ pub(crate) struct Handshake<C> {
 }
 
 impl<C: Side> Handshake<C> {
-    pub(super) fn new(connection: C) -> Self {
-        Self {
+    pub(super) fn new(connection: C) -> Box<Self> {
+        Box::new(Self {
             connection,
             reader: Reader::default(),
             captured: Some(Slot::new(Captured::default())),
             born: process::word(),
             driven: false,
-        }
+        })
     }
 
     /// Takes what the peer sent and appends what is to be sent to `output`, also on an error: an
@@ -259,7 +259,8 @@ impl<C: Side> Handshake<C> {
     /// Ends a finished handshake: rustls goes, its secrets stay.
     ///
     /// `tickets`: whether to keep what takes a server's tickets.
-    pub(crate) fn finish(mut self, tickets: bool) -> Result<Established, Error> {
+    //= spec/mechanism.md#record-keys
+    pub(crate) fn finish(mut self: Box<Self>, tickets: bool) -> Result<Established, Error> {
         const LOST: Error = Error::new(
             Minor::HandshakeFailed,
             "the keys do not follow from the secrets",
@@ -269,25 +270,28 @@ impl<C: Side> Handshake<C> {
             .negotiated_cipher_suite()
             .and_then(|suite| Suite::from_code(suite.suite().into()))
             .ok_or(LOST)?;
-        let peer_certificates = common.peer_certificates().unwrap_or_default().to_vec();
-        let application_protocol = common.alpn_protocol().map(<[u8]>::to_vec);
-        let resumed = common.handshake_kind() == Some(HandshakeKind::Resumed);
-        let (keys, kernel) = self.connection.extract()?;
-        let established = Established {
+        let mut established = Established {
             suite,
             server: C::SERVER,
             secrets: self.captured.take().ok_or(LOST)?,
-            sent: keys.tx.0,
-            received: keys.rx.0,
-            peer_certificates,
-            application_protocol,
-            resumed,
-            tickets: C::tickets(kernel).filter(|_| tickets).map(Box::new),
+            peer_certificates: common.peer_certificates().unwrap_or_default().to_vec(),
+            application_protocol: common.alpn_protocol().map(<[u8]>::to_vec),
+            resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
+            tickets: None,
         };
-        let derived = established.exporter_secret().len() == suite.secret_len()
-            && follows(suite, established.tx_secret(), &keys.tx.1)
-            && follows(suite, established.rx_secret(), &keys.rx.1);
-        if derived { Ok(established) } else { Err(LOST) }
+        if !established.is_consistent() {
+            return Err(LOST);
+        }
+        // rustls's own account costs what deriving the keys again does: it is asked where tickets
+        // are wanted, and in a debug build, to hold this room's account against it.
+        if tickets || cfg!(debug_assertions) {
+            let (account, kernel) = self.connection.extract()?;
+            if !established.agrees(&account) {
+                return Err(LOST);
+            }
+            established.tickets = C::tickets(kernel).filter(|_| tickets).map(Box::new);
+        }
+        Ok(established)
     }
 }
 
@@ -306,6 +310,11 @@ fn ends_with_alert(mut records: &[u8]) -> bool {
 
 fn encode<D>(data: &mut EncodeTlsData<'_, D>, output: &mut Vec<u8>) -> Result<(), Error> {
     const NO_ROOM: Error = Error::new(Minor::HandshakeFailed, "a flight was not encoded");
+    // The parts of a usual flight, without moving between them.
+    const USUAL: usize = 1024;
+    if output.capacity() == 0 {
+        output.reserve(USUAL);
+    }
     let start = output.len();
     let Err(EncodeError::InsufficientSize(needed)) = data.encode(&mut []) else {
         return Err(NO_ROOM);
@@ -315,36 +324,11 @@ fn encode<D>(data: &mut EncodeTlsData<'_, D>, output: &mut Vec<u8>) -> Result<()
     Ok(())
 }
 
-/// Whether rustls's key and IV are those of the secret, so that no key update lies between them.
-fn follows(suite: Suite, secret: &[u8], extracted: &ConnectionTrafficSecrets) -> bool {
-    let (theirs, key, iv) = match extracted {
-        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Suite::Aes128Gcm, key, iv),
-        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Suite::Aes256Gcm, key, iv),
-        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
-            (Suite::ChaCha20Poly1305, key, iv)
-        }
-        _ => return false,
-    };
-    if theirs != suite || secret.len() != suite.secret_len() {
-        return false;
-    }
-    let mut ours = zeroize::Zeroizing::new([0; MAX_KEY + IV]);
-    let (our_key, our_iv) = ours.split_at_mut(MAX_KEY);
-    let our_key = &mut our_key[..suite.key_len()];
-    let mut iv_bytes = [0; IV];
-    crypto::traffic_key(suite, secret, our_key, &mut iv_bytes);
-    our_iv.copy_from_slice(&iv_bytes);
-    crypto::equal(our_key, key.as_ref()) & crypto::equal(our_iv, iv.as_ref())
-}
-
 /// What a finished handshake leaves.
 pub(crate) struct Established {
     pub(crate) suite: Suite,
     pub(crate) server: bool,
     secrets: Slot<Captured>,
-    /// Records sealed and opened under the application traffic keys: a server's tickets count.
-    pub(crate) sent: u64,
-    pub(crate) received: u64,
     /// Leaf first; of a resumed session, those it was made with. Empty when there were none.
     pub(crate) peer_certificates: Vec<CertificateDer<'static>>,
     pub(crate) application_protocol: Option<Vec<u8>>,
@@ -367,6 +351,51 @@ impl Established {
             true => self.secrets.client.as_bytes(),
             false => self.secrets.server.as_bytes(),
         }
+    }
+
+    /// Key and IV of what is sent from here, and the records sealed with them: a server's tickets
+    /// count.
+    pub(crate) fn tx(&self) -> ([&[u8]; 2], u64) {
+        let tx = &self.secrets.tx;
+        ([tx.key.as_bytes(), tx.iv.as_bytes()], tx.records)
+    }
+
+    /// Key and IV of what comes in, and the records opened with them.
+    pub(crate) fn rx(&self) -> ([&[u8]; 2], u64) {
+        let rx = &self.secrets.rx;
+        ([rx.key.as_bytes(), rx.iv.as_bytes()], rx.records)
+    }
+
+    /// Whether the two accounts agree: the keys that were installed last were derived from the
+    /// secrets that were told, so that no key update and no other handshake lies between them.
+    fn is_consistent(&self) -> bool {
+        let derived = |secret: &[u8], installed: &Installed| {
+            secret.len() == self.suite.secret_len()
+                && installed.key.as_bytes().len() == self.suite.key_len()
+                && crypto::equal(secret, installed.secret.as_bytes())
+        };
+        self.exporter_secret().len() == self.suite.secret_len()
+            && derived(self.tx_secret(), &self.secrets.tx)
+            && derived(self.rx_secret(), &self.secrets.rx)
+    }
+
+    /// Whether rustls gives the same account of keys and sequence numbers.
+    fn agrees(&self, account: &ExtractedSecrets) -> bool {
+        let same = |(sequence, secrets): &(u64, ConnectionTrafficSecrets),
+                    ours: ([&[u8]; 2], u64)| {
+            let (suite, key, iv) = match secrets {
+                ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Suite::Aes128Gcm, key, iv),
+                ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Suite::Aes256Gcm, key, iv),
+                ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
+                    (Suite::ChaCha20Poly1305, key, iv)
+                }
+                _ => return false,
+            };
+            let ([our_key, our_iv], our_sequence) = ours;
+            let equal = crypto::equal(our_key, key.as_ref()) & crypto::equal(our_iv, iv.as_ref());
+            equal && suite == self.suite && *sequence == our_sequence
+        };
+        same(&account.tx, self.tx()) && same(&account.rx, self.rx())
     }
 
     /// The exporter secret (RFC 8446 7.5).

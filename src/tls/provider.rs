@@ -15,6 +15,7 @@ use rustls::{
 };
 
 use super::schedule::{SHA256, SHA384, Schedule};
+use super::sink::tell;
 use crate::crypto::{AeadKey, Suite, TAG};
 use crate::secret::{self, Slot};
 
@@ -94,10 +95,18 @@ impl Aead {
 
 impl Tls13AeadAlgorithm for Aead {
     fn encrypter(&self, key: RawKey, iv: Iv) -> Box<dyn MessageEncrypter> {
+        tell(|captured| {
+            let secret = &captured.expanding;
+            captured.tx.install(secret, key.as_ref(), iv.as_ref());
+        });
         Box::new(self.key(&key, &iv))
     }
 
     fn decrypter(&self, key: RawKey, iv: Iv) -> Box<dyn MessageDecrypter> {
+        tell(|captured| {
+            let secret = &captured.expanding;
+            captured.rx.install(secret, key.as_ref(), iv.as_ref());
+        });
         Box::new(self.key(&key, &iv))
     }
 
@@ -139,6 +148,7 @@ impl MessageEncrypter for Key {
             })
             .ok_or(Error::EncryptError)?;
         payload.extend_from_slice(&tag);
+        tell(|captured| captured.tx.records = sequence + 1);
         // RFC 8446 5.1: sealed records say TLS 1.2.
         Ok(OutboundOpaqueMessage::new(
             ContentType::ApplicationData,
@@ -166,6 +176,7 @@ impl MessageDecrypter for Key {
             .ok_or(Error::DecryptError)?
             .len();
         message.payload.truncate(opened);
+        tell(|captured| captured.rx.records = sequence + 1);
         message.into_tls13_unpadded_message()
     }
 }

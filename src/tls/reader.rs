@@ -10,6 +10,8 @@ pub(crate) const BYTES_LIMIT: usize = 128 * 1024;
 pub(crate) const RECORDS_LIMIT: usize = 128;
 /// Bytes of a record's header.
 const HEADER: usize = 5;
+/// Bytes of a flight that are made room for at once.
+const USUAL: usize = 1024;
 /// The longest payload that can be a record's: RFC 8446 5.2.
 const PAYLOAD_LIMIT: usize = (1 << 14) + 256;
 
@@ -68,6 +70,9 @@ impl Reader {
     /// Moves bytes until the incomplete record has `length`.
     fn fill(&mut self, input: &mut &[u8], length: usize) {
         let missing = length.saturating_sub(self.bytes.len() - self.complete);
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve(input.len().min(USUAL));
+        }
         let (taken, rest) = input.split_at(missing.min(input.len()));
         self.bytes.extend_from_slice(taken);
         *input = rest;

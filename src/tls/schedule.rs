@@ -7,6 +7,7 @@ use ring::{hkdf, hmac};
 use rustls::crypto::hmac::Tag;
 use rustls::crypto::tls13::{Hkdf, HkdfExpander, OkmBlock, OutputLengthError};
 
+use super::sink::tell;
 use crate::secret::Slot;
 
 /// HKDF and HMAC with one hash.
@@ -53,6 +54,7 @@ impl Hkdf for Schedule {
     }
 
     fn expander_for_okm(&self, okm: &OkmBlock) -> Box<dyn HkdfExpander> {
+        tell(|captured| captured.expanding.set(okm.as_ref()));
         self.expander(hkdf::Prk::new_less_safe(self.hkdf, okm.as_ref()))
     }
 

@@ -1,50 +1,75 @@
-//! Where the secrets of a handshake go while rustls derives them.
+//! Where the secrets and keys of a handshake go while rustls derives them.
 //!
-//! rustls gives up keys, and never the secrets that key updates, hops and exporters need. It
-//! does tell them to a [`KeyLog`], on the thread that drives the connection and while it does: so
-//! one handshake at a time is open to be told, on each thread, and only while it is driven.
+//! rustls gives up keys, and never the secrets that key updates, hops and exporters need. It does
+//! tell them to a [`KeyLog`], on the thread that drives the connection and while it does; and it
+//! installs its keys through this room's own [`provider`](super::provider). So one handshake at a
+//! time is open to be told, on each thread, and only while it is driven.
 
 use core::cell::RefCell;
 
 use rustls::KeyLog;
 
-use crate::crypto::MAX_SECRET;
+use crate::crypto::{IV, MAX_KEY, MAX_SECRET};
 use crate::secret::Slot;
 
-/// The secrets of a finished handshake, each of one hash's length; zeroes until told.
+/// What was told of one handshake.
 #[derive(Default)]
 pub(super) struct Captured {
-    pub(super) client: Secret,
-    pub(super) server: Secret,
-    pub(super) exporter: Secret,
+    pub(super) client: Bytes<MAX_SECRET>,
+    pub(super) server: Bytes<MAX_SECRET>,
+    pub(super) exporter: Bytes<MAX_SECRET>,
+    /// The secret from which something is derived at the moment.
+    pub(super) expanding: Bytes<MAX_SECRET>,
+    /// The keys that were installed last: those of application data, once there are any.
+    pub(super) tx: Installed,
+    pub(super) rx: Installed,
 }
 
-/// One secret and its length.
-#[derive(Clone, Copy)]
-pub(super) struct Secret {
-    bytes: [u8; MAX_SECRET],
+/// A secret or key, up to `N` bytes; empty until told.
+pub(super) struct Bytes<const N: usize> {
+    bytes: [u8; N],
     length: usize,
 }
 
-impl Default for Secret {
+impl<const N: usize> Default for Bytes<N> {
     fn default() -> Self {
         Self {
-            bytes: [0; MAX_SECRET],
+            bytes: [0; N],
             length: 0,
         }
     }
 }
 
-impl Secret {
-    fn set(&mut self, secret: &[u8]) {
-        if let Some(place) = self.bytes.get_mut(..secret.len()) {
-            place.copy_from_slice(secret);
-            self.length = secret.len();
+impl<const N: usize> Bytes<N> {
+    pub(super) fn set(&mut self, bytes: &[u8]) {
+        if let Some(place) = self.bytes.get_mut(..bytes.len()) {
+            place.copy_from_slice(bytes);
+            self.length = bytes.len();
         }
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
+    }
+}
+
+/// A key as it is used for records.
+#[derive(Default)]
+pub(super) struct Installed {
+    /// What it was derived from: the last secret that was expanded before it was installed.
+    pub(super) secret: Bytes<MAX_SECRET>,
+    pub(super) key: Bytes<MAX_KEY>,
+    pub(super) iv: Bytes<IV>,
+    /// Records sealed or opened with it.
+    pub(super) records: u64,
+}
+
+impl Installed {
+    pub(super) fn install(&mut self, secret: &Bytes<MAX_SECRET>, key: &[u8], iv: &[u8]) {
+        self.secret.set(secret.as_bytes());
+        self.key.set(key);
+        self.iv.set(iv);
+        self.records = 0;
     }
 }
 
@@ -69,23 +94,26 @@ pub(super) fn capturing<T>(captured: &mut Option<Slot<Captured>>, drive: impl Fn
     drive()
 }
 
+/// Tells the handshake that is open on this thread, if one is.
+pub(super) fn tell(tell: impl FnOnce(&mut Captured)) {
+    OPEN.with(|open| {
+        if let Some(captured) = open.borrow_mut().as_mut() {
+            tell(captured);
+        }
+    });
+}
+
 /// The sink, as rustls sees it.
 #[derive(Debug)]
 pub(super) struct Sink;
 
 impl KeyLog for Sink {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
-        OPEN.with(|open| {
-            let mut open = open.borrow_mut();
-            let Some(captured) = open.as_mut() else {
-                return;
-            };
-            match label {
-                "CLIENT_TRAFFIC_SECRET_0" => captured.client.set(secret),
-                "SERVER_TRAFFIC_SECRET_0" => captured.server.set(secret),
-                "EXPORTER_SECRET" => captured.exporter.set(secret),
-                _ => {}
-            }
+        tell(|captured| match label {
+            "CLIENT_TRAFFIC_SECRET_0" => captured.client.set(secret),
+            "SERVER_TRAFFIC_SECRET_0" => captured.server.set(secret),
+            "EXPORTER_SECRET" => captured.exporter.set(secret),
+            _ => {}
         });
     }
 

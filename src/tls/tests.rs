@@ -84,8 +84,13 @@ fn both_sides_come_to_the_same_secrets_in_every_suite() {
             assert_eq!(server.rx_secret(), client.tx_secret());
             assert_eq!(server.exporter_secret(), client.exporter_secret());
             assert_ne!(server.tx_secret(), server.rx_secret());
+            assert_eq!(server.tx().0, client.rx().0);
+            let (mut key, mut iv) = ([0; 32], [0; 12]);
+            let key = &mut key[..suite.key_len()];
+            crate::crypto::traffic_key(suite, server.tx_secret(), key, &mut iv);
+            assert_eq!(server.tx().0, [&*key, &iv]);
             assert_eq!(server.tx_secret().len(), suite.secret_len());
-            assert_eq!((server.sent, server.received), (0, 0));
+            assert_eq!((server.tx().1, server.rx().1), (0, 0));
             assert_eq!(client.peer_certificates, party.key.cert);
             assert!(server.tickets.is_none() && !server.resumed);
         }
@@ -102,7 +107,7 @@ fn a_servers_tickets_are_counted() {
     let server = Server::new(party.key.clone(), Clients::None, resumption()).unwrap();
     let client = Client::new(None, party.anchors.clone(), resumption()).unwrap();
     let (first, client_end) = establish(&server, &client, 1 << 20);
-    assert_eq!((first.sent, first.resumed), (1, false));
+    assert_eq!((first.tx().1, first.resumed), (1, false));
     let mut tickets = client_end.tickets.unwrap();
     assert_eq!(
         tickets.take(b"no ticket").unwrap_err().status(),
