@@ -17,6 +17,7 @@ fn token(file: &Path) -> (String, String, Option<i32>) {
     (output, errors, status.code())
 }
 
+//= proves C5
 #[test]
 fn a_token_shows_version_key_nonce_and_size() {
     let domain = support::domain();

@@ -20,6 +20,23 @@ fn openssl_is_echoed() {
     assert!(status.success(), "{log:#?}");
 }
 
+//= proves spec/sessions.md#cut
+#[test]
+fn a_connection_that_ends_too_early_is_told_as_cut() {
+    for framing in [&[][..], &["--message"]] {
+        let serving = Serving::start::<&str>(&[]);
+        let mut talking = Talking::start(serving.connect(framing));
+        talking.say("one\n");
+        assert_eq!(talking.hear(), "one\n");
+        talking.kill();
+        let ended = serving.log.wait_for(" ended: ");
+        assert!(
+            ended.contains("the connection was cut; 4 bytes in, 4 out"),
+            "{ended}"
+        );
+    }
+}
+
 #[test]
 fn the_printed_lines_work_as_they_stand() {
     let serving = Serving::start(&["--http"]);

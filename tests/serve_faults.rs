@@ -36,6 +36,7 @@ fn releases(log: &[String]) -> Vec<(String, usize)> {
         .collect()
 }
 
+//= proves spec/sessions.md#release C4
 #[test]
 fn a_killed_session_costs_no_other_and_is_released_once() {
     let serving = Serving::start::<&str>(&[]);
@@ -68,6 +69,7 @@ fn a_killed_session_costs_no_other_and_is_released_once() {
     assert!(releases.iter().all(|(_, count)| *count == 1), "{log:#?}");
 }
 
+//= proves spec/sessions.md#release C4
 #[test]
 fn a_crash_at_any_step_of_a_hop_leaves_a_server_that_serves() {
     let steps = fault::POINTS.iter().filter(|name| {

@@ -96,6 +96,7 @@ impl Echo {
     }
 }
 
+//= proves spec/sessions.md#hop C2 C8
 #[test]
 fn an_upload_by_openssl_survives_a_hundred_hops_and_key_updates() {
     let serving = Serving::start(&["--hops", "100", "--hop-every", "2000000"]);
@@ -138,6 +139,7 @@ fn an_upload_by_openssl_survives_a_hundred_hops_and_key_updates() {
     assert_eq!(serving.log.count("no hop"), 0);
 }
 
+//= proves C2 C8
 #[test]
 fn an_upload_by_curl_survives_a_hundred_hops() {
     let serving = Serving::start(&["--http", "--hops", "100", "--hop-every", "2000000"]);
@@ -166,6 +168,7 @@ fn an_upload_by_curl_survives_a_hundred_hops() {
     assert_eq!(serving.log.count("no hop"), 0);
 }
 
+//= proves spec/sessions.md#data C2 C8
 #[test]
 fn an_upload_of_messages_survives_a_hundred_hops() {
     let serving = Serving::start(&["--hops", "100", "--hop-every", "200000"]);

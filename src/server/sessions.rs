@@ -213,6 +213,7 @@ impl Sessions {
     }
 
     /// Delivers every release that is due: here, to the log.
+    //= spec/sessions.md#release
     fn collect(&mut self, domain: &Domain) {
         let (entries, keys) = (&mut self.entries, &self.keys);
         let collected = domain.ledger().collect(|release| {
