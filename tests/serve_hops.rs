@@ -1,6 +1,8 @@
 //! A live connection moves through a hundred processes while its client, which knows nothing of
 //! it, talks on.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod serving;
 
 use std::io::{Read, Write};

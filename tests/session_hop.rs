@@ -1,5 +1,7 @@
 //! One hop of a live session, with a successor that dies at each step of it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod support;
 
 use std::io::{Read, Write};

@@ -1,6 +1,8 @@
 //! A message-framing context as a stream: what a peer may send, what ends a direction, and what
 //! ends the session.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod support;
 
 use baton::context::Context;
@@ -93,7 +95,8 @@ fn an_empty_message_ends_nothing() {
 //= proves spec/sessions.md#order
 #[test]
 fn a_token_that_is_missing_repeated_or_forged_ends_the_session() {
-    let tampered: [fn(&mut Context<Message>) -> Vec<u8>; 5] = [
+    type Tampered = fn(&mut Context<Message>) -> Vec<u8>;
+    let tampered: [Tampered; 5] = [
         |peer| token(peer, b"again").repeat(2),
         |peer| {
             token(peer, b"withheld");
