@@ -18,6 +18,7 @@ mod message;
 mod record;
 
 pub use facts::{Facts, Role};
+pub use message::QOP_DEFAULT;
 
 use crate::codec::Framing;
 use crate::crypto::{self, MAX_SECRET, Suite};
@@ -50,11 +51,6 @@ impl Exporter {
     /// The secret itself, to be sealed into a token.
     pub(crate) fn secret(&self) -> &[u8] {
         &self.secret[..self.suite.secret_len()]
-    }
-
-    /// The suite whose hash it uses.
-    pub(crate) fn suite(&self) -> Suite {
-        self.suite
     }
 
     fn export(&self, label: &[u8], context: &[u8], out: &mut [u8]) {

@@ -36,7 +36,7 @@ pub(super) fn unwrap(token: &[u8]) -> Result<&[u8], Error> {
         return Err(MALFORMED);
     };
     let (length, rest) = match *first {
-        short @ ..0x80 => (usize::from(short), rest),
+        short @ ..=0x7f => (usize::from(short), rest),
         count @ 0x81..=0x83 => {
             let (bytes, rest) = rest
                 .split_at_checked(usize::from(count - 0x80))

@@ -72,15 +72,15 @@ impl Permitted {
 /// The first part of what is sealed: it is checked before the state behind it is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Binding {
-    context: ByteArray<16>,
-    index: u32,
-    epoch: u64,
+    pub(super) context: ByteArray<16>,
+    pub(super) index: u32,
+    pub(super) epoch: u64,
     /// CLOCK_BOOTTIME milliseconds: setting the wall clock back does not lengthen it.
-    deadline: u64,
-    boot: ByteArray<16>,
-    framing: u8,
-    importer: Permitted,
-    cookie: Option<u64>,
+    pub(super) deadline: u64,
+    pub(super) boot: ByteArray<16>,
+    pub(super) framing: u8,
+    pub(super) importer: Permitted,
+    pub(super) cookie: Option<u64>,
 }
 
 impl Binding {

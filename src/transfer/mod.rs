@@ -29,6 +29,8 @@ pub mod forge;
 mod format;
 mod parcel;
 mod passage;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use binding::Importer;
@@ -168,7 +170,7 @@ impl<F: Framing> Context<F> {
     fn sealed(&self, how: &Export, deadline: u64) -> Result<Vec<u8>, Status> {
         self.may_leave()?;
         let binding = self.binding(how, deadline)?;
-        let mut scratch = Scratch::with_capacity(format::BUCKETS[0]);
+        let mut scratch = Scratch::with_capacity(BUCKETS[0]);
         format::begin(&mut scratch);
         format::write_member(&mut scratch, &binding, self)?;
         fault::point("export.encoded");
