@@ -1,5 +1,7 @@
 //! What a new user does: starts the server, and talks to it with the programs at hand.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod serving;
 
 use serving::{Serving, Talking, run, runner};
@@ -18,6 +20,23 @@ fn openssl_is_echoed() {
     talking.kill();
     let (status, log) = serving.stop();
     assert!(status.success(), "{log:#?}");
+}
+
+//= proves spec/sessions.md#cut
+#[test]
+fn a_connection_that_ends_too_early_is_told_as_cut() {
+    for framing in [&[][..], &["--message"]] {
+        let serving = Serving::start::<&str>(&[]);
+        let mut talking = Talking::start(serving.connect(framing));
+        talking.say("one\n");
+        assert_eq!(talking.hear(), "one\n");
+        talking.kill();
+        let ended = serving.log.wait_for(" ended: ");
+        assert!(
+            ended.contains("the connection was cut; 4 bytes in, 4 out"),
+            "{ended}"
+        );
+    }
 }
 
 #[test]

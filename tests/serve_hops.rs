@@ -1,6 +1,8 @@
 //! A live connection moves through a hundred processes while its client, which knows nothing of
 //! it, talks on.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod serving;
 
 use std::io::{Read, Write};
@@ -96,6 +98,7 @@ impl Echo {
     }
 }
 
+//= proves spec/sessions.md#hop C2 C8
 #[test]
 fn an_upload_by_openssl_survives_a_hundred_hops_and_key_updates() {
     let serving = Serving::start(&["--hops", "100", "--hop-every", "2000000"]);
@@ -138,6 +141,7 @@ fn an_upload_by_openssl_survives_a_hundred_hops_and_key_updates() {
     assert_eq!(serving.log.count("no hop"), 0);
 }
 
+//= proves C2 C8
 #[test]
 fn an_upload_by_curl_survives_a_hundred_hops() {
     let serving = Serving::start(&["--http", "--hops", "100", "--hop-every", "2000000"]);
@@ -166,6 +170,7 @@ fn an_upload_by_curl_survives_a_hundred_hops() {
     assert_eq!(serving.log.count("no hop"), 0);
 }
 
+//= proves spec/sessions.md#data C2 C8
 #[test]
 fn an_upload_of_messages_survives_a_hundred_hops() {
     let serving = Serving::start(&["--hops", "100", "--hop-every", "200000"]);

@@ -1,5 +1,7 @@
 //! The development identity, by the program as a user starts it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod serving;
 
 use std::collections::BTreeMap;

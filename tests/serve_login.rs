@@ -1,5 +1,7 @@
 //! Who gets in: client certificates in both framings, passwords in message framing.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod serving;
 
 use std::fs;
@@ -146,7 +148,10 @@ fn a_password_lets_in_its_user_and_no_other() {
     // Nobody, where everybody is to be somebody.
     let (output, errors, status) = run(serving.connect(&["--message"]), b"");
     assert_eq!((output.as_str(), status.code()), ("", Some(1)));
-    assert!(errors.contains("anonymous initiators are not admitted"), "{errors}");
+    assert!(
+        errors.contains("anonymous initiators are not admitted"),
+        "{errors}"
+    );
     // Record framing has no place for a password.
     let (output, errors, status) = run(serving.connect(&[]), b"");
     assert_eq!((output.as_str(), status.code()), ("", Some(1)), "{errors}");

@@ -1,5 +1,7 @@
 //! One hop of a live session, with a successor that dies at each step of it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod support;
 
 use std::io::{Read, Write};
@@ -80,6 +82,7 @@ fn kill_another_at(step: &str) {
     );
 }
 
+//= proves spec/sessions.md#hop C1 C2
 #[test]
 fn the_successor_goes_on_where_the_session_was() {
     let Session {
@@ -111,6 +114,7 @@ fn the_successor_goes_on_where_the_session_was() {
     (&socket).read_to_end(&mut Vec::new()).unwrap();
 }
 
+//= proves spec/sessions.md#back C4
 #[test]
 fn a_successor_that_dies_before_it_claims_leaves_the_session_here() {
     for step in ["import.opened", "import.admitted"] {
@@ -142,6 +146,7 @@ fn a_successor_that_dies_before_it_claims_leaves_the_session_here() {
     }
 }
 
+//= proves spec/sessions.md#back C3 C4
 #[test]
 fn a_successor_that_dies_with_the_context_ends_the_session() {
     let Session {

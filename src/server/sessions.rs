@@ -173,8 +173,13 @@ impl Sessions {
                 }
                 _ => {
                     if entry.released.is_none() {
-                        let id = entry.session;
-                        domain.ledger().revoke(id.as_bytes());
+                        let session = entry.session;
+                        // In transit, and nobody is left who could import it; or a step short of
+                        // its release, when the process died in the middle of ending it.
+                        domain.ledger().revoke(session.as_bytes());
+                        if let Err(error) = domain.sweep() {
+                            log::line(format_args!("session {session}: {error}"));
+                        }
                         self.collect(domain);
                     }
                 }
@@ -213,6 +218,7 @@ impl Sessions {
     }
 
     /// Delivers every release that is due: here, to the log.
+    //= spec/sessions.md#release
     fn collect(&mut self, domain: &Domain) {
         let (entries, keys) = (&mut self.entries, &self.keys);
         let collected = domain.ledger().collect(|release| {

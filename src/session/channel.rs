@@ -9,9 +9,9 @@ use crate::crypto::TAG;
 use crate::establish::Tokens;
 use crate::exit::SessionIdentifier;
 use crate::ledger::Domain;
-use crate::message::{HEADER, Message};
+use crate::message::{HEADER, Kind, Message};
 use crate::record::{Read, Record};
-use crate::status::{Minor, Status};
+use crate::status::{Minor, Status, Supplementary};
 use crate::transfer::{self, Export, Token};
 
 /// What a read of a [`Channel`] found.
@@ -143,12 +143,8 @@ const MOST_WRAPPED: usize = 16 * 1024;
 /// The longest token that is taken from a peer.
 const MOST_TOKEN: usize = 64 * 1024;
 
-/// A message-framing context as a stream (`spec/mechanism.md#stream`): each token behind its
-/// length; a confidential wrap token carries the next piece, an empty one says that nothing
-/// follows in its direction, the close token ends the session.
-///
-/// The stream's order is TCP's, so a token that the context finds repeated, old or out of order
-/// was put there by somebody else: it ends the session.
+/// A message-framing context as a stream (`spec/sessions.md`): each token behind its length; a wrap
+/// token carries the next piece, the close token ends its direction.
 pub struct Messages {
     context: Context<Message>,
     rest: Rest,
@@ -164,7 +160,10 @@ pub struct Rest {
     /// An opened message, `read` bytes of which have been read.
     opened: Vec<u8>,
     read: usize,
+    /// The peer has closed its direction.
     ended: bool,
+    /// This side has.
+    closed: bool,
 }
 
 impl Messages {
@@ -178,11 +177,13 @@ impl Messages {
             opened: Vec::new(),
             read: 0,
             ended: false,
+            closed: false,
         };
         Self { context, rest }
     }
 
     /// Opens the next token into `opened`; false when it is not all there.
+    //= spec/sessions.md#data
     fn open(&mut self) -> Result<bool, Status> {
         let rest = &mut self.rest;
         let mut input = &rest.input[rest.looked..];
@@ -194,27 +195,27 @@ impl Messages {
         let Some(mut token) = token else {
             return Ok(false);
         };
-        match self.context.unwrap(&mut token) {
-            Ok(unwrapped) if !unwrapped.supplementary.is_empty() => {
-                Err(Minor::MessageForged.into())
-            }
-            Ok(unwrapped) if unwrapped.message.is_empty() => {
-                rest.ended = true;
-                Ok(true)
-            }
-            Ok(unwrapped) => {
-                let (at, length) = (HEADER, unwrapped.message.len());
-                token.drain(..at);
-                token.truncate(length);
-                (rest.opened, rest.read) = (token, 0);
-                Ok(true)
-            }
-            Err(status) if status.minor() == Minor::ClosedByPeer => {
-                rest.ended = true;
-                Ok(true)
-            }
-            Err(status) => Err(status),
+        //= spec/sessions.md#end
+        if Kind::of(&token) == Some(Kind::Close) {
+            in_order(self.context.process_context_token(&token)?)?;
+            self.rest.ended = true;
+            return Ok(true);
         }
+        let unwrapped = self.context.unwrap(&mut token)?;
+        in_order(unwrapped.supplementary)?;
+        let length = unwrapped.message.len();
+        token.drain(..HEADER);
+        token.truncate(length);
+        (rest.opened, rest.read) = (token, 0);
+        Ok(true)
+    }
+}
+
+//= spec/sessions.md#order
+fn in_order(supplementary: Supplementary) -> Result<(), Status> {
+    match supplementary.is_empty() {
+        true => Ok(()),
+        false => Err(Minor::MessageForged.into()),
     }
 }
 
@@ -266,14 +267,15 @@ impl Channel for Messages {
     fn answer(&mut self, _out: &mut Vec<u8>) {}
 
     fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Status> {
-        out.extend_from_slice(&Tokens::frame(&self.context.wrap(true, &[])?));
+        if !self.rest.closed {
+            out.extend_from_slice(&Tokens::frame(&self.context.close()?));
+            self.rest.closed = true;
+        }
         Ok(())
     }
 
-    fn close(self, out: &mut Vec<u8>) {
-        if let Ok(token) = self.context.delete() {
-            out.extend_from_slice(&Tokens::frame(&token));
-        }
+    fn close(mut self, out: &mut Vec<u8>) {
+        let _ = self.finish(out);
     }
 
     #[allow(clippy::result_large_err)]

@@ -296,6 +296,7 @@ impl Stage {
         }
         let mut bytes = [0; MOST_FED];
         match (&self.socket).read(&mut bytes) {
+            //= spec/sessions.md#cut
             Ok(0) => Err(Reason::Cut),
             Ok(count) => {
                 self.hops.since += count as u64;

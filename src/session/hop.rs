@@ -36,6 +36,7 @@ pub enum After<C> {
 }
 
 /// Moves `channel` and what `stage` holds to a new process.
+//= spec/sessions.md#hop
 pub fn hop<C: Channel>(
     channel: C,
     stage: &mut Stage,
@@ -83,6 +84,7 @@ pub fn hop<C: Channel>(
         Err(error) => error.to_string(),
     };
     log::line(format_args!("session {session}: no hop: {failed}"));
+    //= spec/sessions.md#back
     match C::import(domain, sealed, stage.socket.as_fd()) {
         Ok(channel) => After::Here(channel),
         Err(_) => After::Lost(Reason::SuccessorDied),

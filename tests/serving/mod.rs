@@ -146,6 +146,16 @@ impl Serving {
         arguments: &[S],
         change: impl FnOnce(&mut Command),
     ) -> Self {
+        Self::try_start_in(state, arguments, change)
+            .unwrap_or_else(|log| panic!("not started: {:#?}", log.all()))
+    }
+
+    /// [`Serving::start_in`]; of a server that ends before it listens, its log.
+    pub fn try_start_in<S: AsRef<OsStr>>(
+        state: &Arc<TempDir>,
+        arguments: &[S],
+        change: impl FnOnce(&mut Command),
+    ) -> Result<Self, Lines> {
         let mut command = baton();
         command.args(["serve", "--listen", "127.0.0.1:0", "--state"]);
         command.arg(state.path().join("baton")).args(arguments);
@@ -175,14 +185,17 @@ impl Serving {
                 .parse()
                 .ok()
         });
-        let address = address.unwrap_or_else(|| panic!("not started: {:#?}", log.all()));
-        Self {
+        let Some(address) = address else {
+            child.wait().unwrap();
+            return Err(log);
+        };
+        Ok(Self {
             child,
             state: Arc::clone(state),
             greeting,
             address,
             log,
-        }
+        })
     }
 
     pub fn state(&self) -> &Arc<TempDir> {
