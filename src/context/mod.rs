@@ -18,6 +18,7 @@ mod message;
 mod record;
 
 pub use facts::{Facts, Role};
+pub use message::QOP_DEFAULT;
 
 use crate::codec::Framing;
 use crate::crypto::{self, MAX_SECRET, Suite};
