@@ -56,12 +56,13 @@ impl Holder {
 
     fn start_in(directory: &Path) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let config = support::acceptor_config();
+        // Made here, so that both processes know one authority.
+        support::identity();
         let child = forked(|| {
             // Its own copy of our end would keep it from seeing that we are gone.
             support::close_in_child(&ours);
             std::env::set_current_dir(directory).unwrap();
-            obey(accept(config, theirs))
+            obey(accept(support::acceptor_config(), theirs))
         });
         let mut holder = Self { child, wire: ours, keys: Vec::new() };
         holder.keys = holder.shake_hands();
@@ -112,30 +113,35 @@ impl Holder {
     }
 
     /// The names of the keys that the process's memory holds.
-    fn found(&self) -> Vec<&str> {
+    fn found(&self) -> Vec<String> {
         found(&self.keys, &memory_of(self.child.pid()))
     }
 }
 
 /// The names of the keys of which the first eight bytes are somewhere in the memory: whatever
 /// overwrote only the rest has not wiped them.
-fn found<'a>(keys: &'a Keys, memory: &[Vec<u8>]) -> Vec<&'a str> {
+fn found(keys: &Keys, memory: &[(String, Vec<u8>)]) -> Vec<String> {
     let starts: Vec<&[u8]> = keys.iter().map(|(_, key)| &key[..8]).collect();
     let mut first = [false; 256];
     starts.iter().for_each(|start| first[usize::from(start[0])] = true);
-    let mut hits = vec![false; keys.len()];
-    for region in memory {
+    let mut hits = vec![None; keys.len()];
+    for (name, region) in memory {
         for window in region.windows(8).filter(|window| first[usize::from(window[0])]) {
             for (hit, start) in hits.iter_mut().zip(&starts) {
-                *hit |= window == *start;
+                if window == *start {
+                    *hit = Some(name);
+                }
             }
         }
     }
-    keys.iter().zip(hits).filter(|(_, hit)| *hit).map(|((name, _), _)| name.as_str()).collect()
+    let tell = |((key, _), place): (&(String, Vec<u8>), Option<&String>)| {
+        place.map(|place| format!("{key} in {place}"))
+    };
+    keys.iter().zip(hits).filter_map(tell).collect()
 }
 
 /// Every readable region of a stopped or waiting process.
-fn memory_of(pid: u32) -> Vec<Vec<u8>> {
+fn memory_of(pid: u32) -> Vec<(String, Vec<u8>)> {
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let readable = maps.lines().filter(|line| line.contains(" r") && !line.contains("[v"));
@@ -144,7 +150,8 @@ fn memory_of(pid: u32) -> Vec<Vec<u8>> {
         let parse = |text| u64::from_str_radix(text, 16).unwrap();
         let mut bytes = vec![0; (parse(to) - parse(from)) as usize];
         // Some special mappings cannot be read; they cannot be written to either.
-        memory.read_exact_at(&mut bytes, parse(from)).ok().map(|()| bytes)
+        let read = memory.read_exact_at(&mut bytes, parse(from)).ok();
+        read.map(|()| (line.split_whitespace().nth(5).unwrap_or("anonymous").to_owned(), bytes))
     };
     readable.filter_map(region).collect()
 }
@@ -153,8 +160,8 @@ fn accept(config: Arc<baton::establish::AcceptorConfig>, mut wire: UnixStream) -
     let domain = Domain::inherited(8).unwrap();
     let mut acceptor = Acceptor::<Record>::new(config);
     let mut input = vec![0; 16_384];
-    let mut given = 0;
     let finished = loop {
+        let given = wire.read(&mut input).unwrap();
         match acceptor.step(&input[..given]).unwrap() {
             Step::Continue { next, output } => {
                 wire.write_all(&output).unwrap();
@@ -166,7 +173,6 @@ fn accept(config: Arc<baton::establish::AcceptorConfig>, mut wire: UnixStream) -
             }
             Step::Password(never) => match never {},
         }
-        given = wire.read(&mut input).unwrap();
     };
     let mut context = finished.activate(&domain).unwrap();
     let mut heard = Record::hear(&mut context, Vec::new()).unwrap();
@@ -239,18 +245,18 @@ fn a_live_context_has_its_keys_in_memory() {
 fn after_export_no_key_is_left() {
     let mut holder = Holder::start();
     holder.order(b'e');
-    assert_eq!(holder.found(), [""; 0]);
+    assert_eq!(holder.found(), [String::new(); 0]);
     holder.order(b'i');
     assert!(!holder.found().is_empty());
     holder.order(b'e');
-    assert_eq!(holder.found(), [""; 0]);
+    assert_eq!(holder.found(), [String::new(); 0]);
 }
 
 #[test]
 fn after_drop_no_key_is_left() {
     let mut holder = Holder::start();
     holder.order(b'd');
-    assert_eq!(holder.found(), [""; 0]);
+    assert_eq!(holder.found(), [String::new(); 0]);
 }
 
 /// C3: a forked child has none of its parent's keys, whatever it does.
@@ -261,8 +267,8 @@ fn a_forked_child_has_no_key() {
     let mut pid = [0; 4];
     holder.wire.read_exact(&mut pid).unwrap();
     let memory = memory_of(u32::from_ne_bytes(pid));
-    assert!(memory.iter().map(Vec::len).sum::<usize>() > 1 << 20, "it was read");
-    assert_eq!(found(&holder.keys, &memory), [""; 0]);
+    assert!(memory.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > 1 << 20, "it was read");
+    assert_eq!(found(&holder.keys, &memory), [String::new(); 0]);
     assert!(!holder.found().is_empty(), "its parent goes on");
 }
 
@@ -288,5 +294,5 @@ fn a_core_file_holds_no_key() {
     };
     let core = fs::read(core.unwrap().path()).unwrap();
     assert!(core.len() > 100_000, "a core file has the heap in it");
-    assert_eq!(found(&holder.keys, &[core]), [""; 0]);
+    assert_eq!(found(&holder.keys, &[("the core file".to_owned(), core)]), [String::new(); 0]);
 }

@@ -16,7 +16,7 @@ use crate::context::Exporter;
 use crate::flags::Flags;
 use crate::message::{Message, Services};
 use crate::record::{Alert, Limits, Record};
-use crate::secret::scrub_stack;
+use crate::secret::scrub_deep_stack;
 use crate::status::Minor;
 use crate::sys::{clock, process};
 use crate::tls::{Error, Established, Handshake, Progress, Server, Side};
@@ -151,7 +151,7 @@ impl Acceptor<Record> {
         if finished.is_err() {
             refuse(&session, Alert::BAD_CERTIFICATE, output);
         }
-        scrub_stack();
+        scrub_deep_stack();
         finished.map(Some)
     }
 
@@ -255,7 +255,7 @@ impl State {
             None => self.request(&mut tunnel, token),
             Some(asked) => self.password(&mut tunnel, asked, token),
         };
-        scrub_stack();
+        scrub_deep_stack();
         let (asked, admission) = match heard {
             Ok(heard) => heard,
             Err(error) => {

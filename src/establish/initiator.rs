@@ -20,7 +20,7 @@ use crate::flags::Flags;
 use crate::message::Message;
 use crate::name::{Kind, Name};
 use crate::record::{Alert, Record};
-use crate::secret::scrub_stack;
+use crate::secret::{scrub_deep_stack, scrub_stack};
 use crate::status::Minor;
 use crate::sys::{clock, process};
 use crate::tls::{Client, Error, Established, Handshake, Progress};
@@ -183,7 +183,7 @@ impl Initiator<Record> {
             return Ok(None);
         };
         let finished = state.finish(&mut session, rest);
-        scrub_stack();
+        scrub_deep_stack();
         finished.map(Some)
     }
 }
@@ -318,7 +318,7 @@ impl State {
         };
         let mut tunnel = Tunnel::new(session)?;
         tunnel.send(&request.encode(), output)?;
-        scrub_stack();
+        scrub_deep_stack();
         self.stage = Stage::Exchange(tunnel);
         Ok(())
     }

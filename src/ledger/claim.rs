@@ -62,7 +62,9 @@ pub struct NotDeparted {
 
 impl fmt::Debug for NotDeparted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NotDeparted").field("stay", &self.stay).finish_non_exhaustive()
+        f.debug_struct("NotDeparted")
+            .field("stay", &self.stay)
+            .finish_non_exhaustive()
     }
 }
 
@@ -76,7 +78,12 @@ impl std::error::Error for NotDeparted {}
 
 impl Claim {
     pub(super) fn new(ledger: Ledger, control: Control, born: u64, place: u32) -> Self {
-        Self { ledger, control, born, place }
+        Self {
+            ledger,
+            control,
+            born,
+            place,
+        }
     }
 
     /// Whether this process still runs the context: two loads and two comparisons.
@@ -96,7 +103,11 @@ impl Claim {
     fn lost(&self) -> Lost {
         if process::word() != self.born {
             Lost::Forked
-        } else if self.ledger.table().revoked(self.ledger.index(self.place), self.control) {
+        } else if self
+            .ledger
+            .table()
+            .revoked(self.ledger.index(self.place), self.control)
+        {
             Lost::Revoked
         } else {
             Lost::Ended
@@ -128,7 +139,10 @@ impl Claim {
         if fault::fail("ledger.depart.epochs") {
             return Err(Stay::EpochsUsedUp);
         }
-        self.control.transit().map(Control::serial).ok_or(Stay::EpochsUsedUp)
+        self.control
+            .transit()
+            .map(Control::serial)
+            .ok_or(Stay::EpochsUsedUp)
     }
 
     /// The ledger it is a claim in.
@@ -144,7 +158,10 @@ impl Claim {
     pub fn depart(mut self, deadline: u64) -> Result<Departure, NotDeparted> {
         // The control word would still match in a forked copy, so this check comes first.
         if process::word() != self.born {
-            return Err(NotDeparted { claim: self, stay: Stay::Lost(Lost::Forked) });
+            return Err(NotDeparted {
+                claim: self,
+                stay: Stay::Lost(Lost::Forked),
+            });
         }
         if let Err(stay) = self.next_epoch() {
             return Err(NotDeparted { claim: self, stay });
@@ -155,7 +172,11 @@ impl Claim {
             return Err(NotDeparted { claim: self, stay });
         };
         self.let_go();
-        Ok(Departure { index: index as u32, id, epoch: transit.serial() })
+        Ok(Departure {
+            index: index as u32,
+            id,
+            epoch: transit.serial(),
+        })
     }
 
     /// Ends the context; its release is due. The error says that it had ended before, or that this

@@ -157,7 +157,10 @@ mod tests {
         assert_eq!(told.0, 5 << 61 | 4 << 58 | 7 << 41 | 0x1_0000_0001);
         assert_eq!(told.repeated().0, 6 << 61 | 4 << 58 | 0x1_0000_0001);
         assert_eq!(told.free().0, 4 << 58 | 0x1_0000_0001);
-        assert_eq!((told.owner(), told.serial(), told.cause()), (7, 0x1_0000_0001, Some(Cause::Revoked)));
+        assert_eq!(
+            (told.owner(), told.serial(), told.cause()),
+            (7, 0x1_0000_0001, Some(Cause::Revoked))
+        );
         assert_eq!(Control(0).state(), State::Free);
         assert_eq!(Control(u64::MAX).state(), State::Damaged);
     }
@@ -166,7 +169,11 @@ mod tests {
     //= proves spec/ledger.md#serial
     #[test]
     fn serials_neither_wrap_nor_restart() {
-        assert!(Control(RETIRED - 1).draft(0).is_some_and(|c| c.serial() == RETIRED));
+        assert!(
+            Control(RETIRED - 1)
+                .draft(0)
+                .is_some_and(|c| c.serial() == RETIRED)
+        );
         assert!(Control(RETIRED).draft(0).is_none());
         let last = Control(LAST_SERIAL - 1).active(3);
         let transit = last.transit();
@@ -176,7 +183,12 @@ mod tests {
 
     #[test]
     fn a_cause_has_one_code() {
-        for cause in [Cause::Closed, Cause::OwnerDied, Cause::Expired, Cause::Revoked] {
+        for cause in [
+            Cause::Closed,
+            Cause::OwnerDied,
+            Cause::Expired,
+            Cause::Revoked,
+        ] {
             assert_eq!(Cause::from_code(cause.code()), Some(cause));
         }
         assert_eq!(Cause::from_code(0), None);

@@ -37,7 +37,10 @@ impl Domain {
     /// A new domain of this process and those forked from it, for `capacity` contexts at once and
     /// otherwise the default [`Options`].
     pub fn inherited(capacity: u32) -> Result<Self, Error> {
-        Self::inherited_with(&Options { capacity, ..Options::default() })
+        Self::inherited_with(&Options {
+            capacity,
+            ..Options::default()
+        })
     }
 
     /// A new domain of this process and those forked from it.
@@ -46,7 +49,10 @@ impl Domain {
     //= spec/domains.md#inherited
     pub fn inherited_with(options: &Options) -> Result<Self, Error> {
         let id = random_id()?;
-        Ok(Self::of(Ledger::made(options, id)?, Keyring::inherited(id)?))
+        Ok(Self::of(
+            Ledger::made(options, id)?,
+            Keyring::inherited(id)?,
+        ))
     }
 
     /// The domain `name` of this user, made if there is none since the machine was started; of

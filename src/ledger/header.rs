@@ -105,9 +105,11 @@ pub(super) fn joined(words: [u64; 2]) -> [u8; 16] {
 }
 
 fn check_word(words: &[u64]) -> u64 {
-    words.iter().fold(0xcbf2_9ce4_8422_2325, |check: u64, word| {
-        (check ^ word).wrapping_mul(0x100_0000_01b3).rotate_left(29)
-    })
+    words
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |check: u64, word| {
+            (check ^ word).wrapping_mul(0x100_0000_01b3).rotate_left(29)
+        })
 }
 
 /// Where the areas of a ledger begin, in words, and its sizes.
@@ -194,7 +196,10 @@ mod tests {
         assert_eq!(layout.process_marks, 512 + 131_072 * 8);
         assert_eq!(layout.free_marks, layout.process_marks + 2560);
         assert_eq!(layout.ended_marks, layout.free_marks + 15_872);
-        assert_eq!(layout.len, layout.entries + 1_000_000usize.next_multiple_of(64) * 8);
+        assert_eq!(
+            layout.len,
+            layout.entries + 1_000_000usize.next_multiple_of(64) * 8
+        );
         assert!(Layout::new((MAX_ENTRIES, MAX_PROCESSES)).is_some());
     }
 }

@@ -1,6 +1,5 @@
 //! The sealing keys of a domain, in a mapping its processes share.
 
-use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::Error;
 use super::header::{Header, KEYRING, PAGE};
-use super::keys::{Keys, NoSlot, SLOT, VALUES};
+use super::keys::{Keys, NoSlot, SLOT, VALUES, Values};
 use crate::secret;
 use crate::sys::clock::boottime_ms;
 use crate::sys::memory::Mapping;
@@ -46,7 +45,11 @@ pub struct Keyring {
 impl Keyring {
     /// A new keyring with one key, in anonymous memory.
     pub(super) fn inherited(domain: [u8; 16]) -> Result<Self, Error> {
-        Self::made(Mapping::create_sealed("baton-keys", PAGE * 8)?, domain, (0, 0))
+        Self::made(
+            Mapping::create_sealed("baton-keys", PAGE * 8)?,
+            domain,
+            (0, 0),
+        )
     }
 
     /// A new keyring with one key, in a mapping of [`PAGE`] zero words.
@@ -84,7 +87,11 @@ impl Keyring {
             return Err(Error::Damaged("boot of the keys"));
         }
         mapping.keep_out_of_core_files()?;
-        Ok(Self { mapping, header, locked: AtomicU64::new(0) })
+        Ok(Self {
+            mapping,
+            header,
+            locked: AtomicU64::new(0),
+        })
     }
 
     pub(super) fn header(&self) -> &Header {
@@ -99,7 +106,10 @@ impl Keyring {
     ///
     /// [`Error::Damaged`] when the keyring names a key it does not have.
     pub fn with_current<R>(&self, f: impl FnOnce(u64, &[u8; 32]) -> R) -> Result<R, Error> {
-        let key = self.keys().current_key().ok_or(Error::Damaged("no current key"))?;
+        let key = self
+            .keys()
+            .current_key()
+            .ok_or(Error::Damaged("no current key"))?;
         Ok(f(key.id, &key.key))
     }
 
@@ -116,14 +126,13 @@ impl Keyring {
     /// When another process rotates at the same time, one of the two keys is dropped, and both
     /// rotations have happened. [`Error::KeysInUse`] when 16 keys are within their grace.
     pub fn rotate(&self, grace: Duration) -> Result<u64, Error> {
-        let values = values()?;
         let grace = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let keys = self.keys();
-        let won = keys
-            .rotate(&values, boottime_ms(), grace)
-            .map_err(|NoSlot| Error::KeysInUse)?;
-        keys.wipe_retired(boottime_ms());
-        if won { Ok(values[0]) } else { self.with_current(|id, _| id) }
+        let made = self.keys().rotate(values, boottime_ms(), grace)?;
+        self.wipe_retired();
+        match made {
+            Some(id) => Ok(id),
+            None => self.with_current(|id, _| id),
+        }
     }
 
     /// Wipes the keys whose grace is over. Any process may do this at any time.
@@ -149,14 +158,22 @@ impl Keyring {
     }
 }
 
-/// Id, key and time of a new key; no word is zero.
-fn values() -> io::Result<Zeroizing<[u64; VALUES]>> {
+impl From<NoSlot> for Error {
+    fn from(_: NoSlot) -> Self {
+        Self::KeysInUse
+    }
+}
+
+/// Id, key and time of a new key.
+fn values() -> Result<Values, Error> {
     let mut values = Zeroizing::new([0; VALUES]);
     let mut random = Zeroizing::new([0; VALUES * 8]);
     while values.contains(&0) {
         secret::random(&mut random[..])?;
         for (value, bytes) in values.iter_mut().zip(random.chunks_exact(8)) {
-            *value = bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+            *value = bytes
+                .iter()
+                .fold(0, |value, byte| value << 8 | u64::from(*byte));
         }
         // The last is the time, and 16 bits that are not all zero.
         let [.., made] = &mut *values;

@@ -17,11 +17,16 @@ pub(super) const SLOT: usize = 16;
 /// Words of a key that are written: its id, the key, and when it was made.
 pub(super) const VALUES: usize = MADE - ID + 1;
 
+/// The words of a new key: random, none of them zero. Wiped on drop.
+pub(super) type Values = Zeroizing<[u64; VALUES]>;
+
 const CONTROL: usize = 0;
 const ID: usize = 1;
 const KEY: usize = 2;
-const MADE: usize = 6;
-const RETIRES: usize = 7;
+/// Every word of a key is treated alike, so loom, for which each step counts, has keys of one.
+const KEY_WORDS: usize = if cfg!(loom) { 1 } else { 4 };
+const MADE: usize = KEY + KEY_WORDS;
+const RETIRES: usize = MADE + 1;
 const WRITTEN: RangeInclusive<usize> = ID..=MADE;
 
 const LAST_ROTATION: u64 = (1 << 40) - 1;
@@ -139,29 +144,33 @@ impl<'a, W: Word> Keys<'a, W> {
         Some(key)
     }
 
-    /// Makes `values` the current key; whether it is: when not, another has rotated meanwhile.
-    /// The key before opens until `now + grace`, in milliseconds.
+    /// Makes a key of values that `fresh` draws the current one, and answers its id. None when
+    /// another process has rotated meanwhile. The key before opens until `now + grace`, in
+    /// milliseconds.
     //= spec/domains.md#rotate
-    pub(super) fn rotate(
+    pub(super) fn rotate<E: From<NoSlot>>(
         &self,
-        values: &[u64; VALUES],
+        fresh: impl FnMut() -> Result<Values, E>,
         now: u64,
         grace: u64,
-    ) -> Result<bool, NoSlot> {
+    ) -> Result<Option<u64>, E> {
         let before = self.current();
         let rotation = before.rotation().saturating_add(1);
         if rotation > LAST_ROTATION {
-            return Err(NoSlot);
+            return Err(NoSlot.into());
         }
-        let (slot, ready) = self.place(before, rotation, values, now)?;
+        let (slot, ready, id) = self.place(before, rotation, fresh, now)?;
         fault::point("ledger.keyring.ready");
-        let won = self.current.step(before.0, Current::new(rotation, slot).0).is_ok();
+        let won = self
+            .current
+            .step(before.0, Current::new(rotation, slot).0)
+            .is_ok();
         fault::point("ledger.keyring.current");
         if !won {
             self.retire(slot, ready, now);
         }
         self.retire_old(now.saturating_add(grace));
-        Ok(won)
+        Ok(won.then_some(id))
     }
 
     /// Wipes the keys whose grace is over at `now`.
@@ -172,30 +181,37 @@ impl<'a, W: Word> Keys<'a, W> {
         }
     }
 
-    /// Writes a key into some slot: which, and its control word then. Others who rotate can take
-    /// the slot over before it is ready, but not for ever.
-    fn place(
+    /// Writes a key into some slot: which, its control word then, and the key's id. Others who
+    /// rotate can take the slot over before it is ready, but not for ever.
+    ///
+    /// Each try has values of its own: a key that was written twice would be taken for its first
+    /// writing by one who was stopped in between.
+    //= spec/domains.md#late
+    fn place<E: From<NoSlot>>(
         &self,
         before: Current,
         rotation: u64,
-        values: &[u64; VALUES],
+        mut fresh: impl FnMut() -> Result<Values, E>,
         now: u64,
-    ) -> Result<(usize, Control), NoSlot> {
+    ) -> Result<(usize, Control, u64), E> {
         for _ in 0..SLOT * SLOT {
+            let values = fresh()?;
             self.wipe_retired(now);
             let (slot, control) = self.take(before, rotation)?;
-            if self.write(slot, control, values) {
-                return Ok((slot, control.with(State::Ready)));
+            if self.write(slot, control, &values) {
+                return Ok((slot, control.with(State::Ready), values[0]));
             }
         }
-        Err(NoSlot)
+        Err(NoSlot.into())
     }
 
     /// Takes a slot for writing.
     fn take(&self, before: Current, rotation: u64) -> Result<(usize, Control), NoSlot> {
         for wanted in [State::Empty, State::Writing] {
             for slot in (0..self.len()).map(|n| (before.slot() + 1 + n) % self.len()) {
-                let Some(words) = self.slot(slot) else { continue };
+                let Some(words) = self.slot(slot) else {
+                    continue;
+                };
                 let found = Control(words[CONTROL].get());
                 let control = found.writing(rotation);
                 if found.state() == wanted && words[CONTROL].step(found.0, control.0).is_ok() {
@@ -211,7 +227,9 @@ impl<'a, W: Word> Keys<'a, W> {
     /// ready.
     //= spec/domains.md#late
     fn write(&self, slot: usize, control: Control, values: &[u64; VALUES]) -> bool {
-        let Some(words) = self.slot(slot) else { return false };
+        let Some(words) = self.slot(slot) else {
+            return false;
+        };
         for (at, value) in WRITTEN.zip(values) {
             loop {
                 if !clear(words, at, control) {
@@ -227,8 +245,13 @@ impl<'a, W: Word> Keys<'a, W> {
             return false;
         }
         fault::point("ledger.keyring.written");
-        let whole = WRITTEN.zip(values).all(|(at, value)| words[at].get() == *value);
-        whole && words[CONTROL].step(control.0, control.with(State::Ready).0).is_ok()
+        let whole = WRITTEN
+            .zip(values)
+            .all(|(at, value)| words[at].get() == *value);
+        whole
+            && words[CONTROL]
+                .step(control.0, control.with(State::Ready).0)
+                .is_ok()
     }
 
     /// Gives every key that was replaced, and has no time to retire yet, `time`.

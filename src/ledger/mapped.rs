@@ -123,7 +123,9 @@ impl Ledger {
         let id = halves(&random_id()?);
         self.processes().hold(member.slot);
         let found = match self.try_establish(member, id) {
-            Ok(None) => self.sweep_if_due().and_then(|()| self.try_establish(member, id)),
+            Ok(None) => self
+                .sweep_if_due()
+                .and_then(|()| self.try_establish(member, id)),
             answer => answer,
         };
         match found {
@@ -157,7 +159,10 @@ impl Ledger {
         let member = self.join().map_err(Refusal::Local)?;
         self.processes().hold(member.slot);
         let index = index as usize;
-        match self.table().arrive(index, halves(id), epoch, member.slot, boottime_ms()) {
+        match self
+            .table()
+            .arrive(index, halves(id), epoch, member.slot, boottime_ms())
+        {
             Ok(control) => Ok(self.claim(index, control, member)),
             Err(refusal) => {
                 self.processes().release(member.slot);
@@ -202,7 +207,9 @@ impl Ledger {
     pub fn reap(&self, pid: u32) -> Result<usize, Error> {
         let (table, processes) = (self.table(), self.processes());
         let dead = processes.judge(&judge()?, Some(pid));
-        let held = dead.iter().fold(0u64, |sum, dead| sum.saturating_add(dead.held));
+        let held = dead
+            .iter()
+            .fold(0u64, |sum, dead| sum.saturating_add(dead.held));
         let ended = table.reap(held, |slot| Processes::<AtomicU64>::among(&dead, slot));
         processes.drained(&dead);
         Ok(ended)
@@ -219,9 +226,16 @@ impl Ledger {
         loop {
             self.processes().hold(member.slot);
             // Gives the entry back also when `tell` panics.
-            let mut telling = Telling { ledger: self, member, taken: None, told: false };
+            let mut telling = Telling {
+                ledger: self,
+                member,
+                taken: None,
+                told: false,
+            };
             telling.taken = self.table().take(member.slot, 0);
-            let Some(taken) = &telling.taken else { return Ok(told) };
+            let Some(taken) = &telling.taken else {
+                return Ok(told);
+            };
             // A cause that cannot be is noise; what was told of is over all the same.
             let cause = taken.control.cause().unwrap_or(Cause::Closed);
             tell(Release {
@@ -246,7 +260,10 @@ impl Ledger {
     fn join(&self) -> Result<Member, Error> {
         let word = process::word();
         if self.0.member.load(Acquire) == word {
-            return Ok(Member { slot: self.0.slot.load(Relaxed), word });
+            return Ok(Member {
+                slot: self.0.slot.load(Relaxed),
+                word,
+            });
         }
         self.join_anew(word)
     }
@@ -265,7 +282,9 @@ impl Ledger {
             found = self.processes().join(&identity, word, &back)?;
         }
         let slot = found.ok_or(Error::TooManyProcesses)?;
-        self.0.near.store(slot as usize * 64 % self.0.layout.capacity, Relaxed);
+        self.0
+            .near
+            .store(slot as usize * 64 % self.0.layout.capacity, Relaxed);
         self.0.slot.store(slot, Relaxed);
         self.0.member.store(word, Publish);
         Ok(Member { slot, word })
@@ -273,7 +292,12 @@ impl Ledger {
 
     fn sweep_if_due(&self) -> Result<(), Error> {
         let now = boottime_ms();
-        let swept = self.0.mapping.as_words().get(SWEPT).ok_or(Error::Damaged("length"))?;
+        let swept = self
+            .0
+            .mapping
+            .as_words()
+            .get(SWEPT)
+            .ok_or(Error::Damaged("length"))?;
         let last = swept.get();
         // A time to come is noise.
         if last <= now && now - last < SWEEP_INTERVAL || swept.step(last, now).is_err() {
@@ -308,7 +332,11 @@ impl Ledger {
     /// word of any claim.
     #[inline]
     pub(super) fn word(&self, place: u32) -> u64 {
-        self.0.mapping.as_words().get(place as usize).map_or(u64::MAX, |word| word.load(Acquire))
+        self.0
+            .mapping
+            .as_words()
+            .get(place as usize)
+            .map_or(u64::MAX, |word| word.load(Acquire))
     }
 
     pub(super) fn index(&self, place: u32) -> usize {
@@ -358,7 +386,11 @@ fn judge() -> Result<Judge<'static>, Error> {
 }
 
 /// Header and layout of a ledger to be made.
-pub(super) fn plan(options: &Options, domain: [u8; 16], home: (u64, u64)) -> Result<(Header, Layout), Error> {
+pub(super) fn plan(
+    options: &Options,
+    domain: [u8; 16],
+    home: (u64, u64),
+) -> Result<(Header, Layout), Error> {
     let header = Header {
         kind: LEDGER,
         sizes: (options.capacity.into(), options.processes.into()),
@@ -372,4 +404,3 @@ pub(super) fn plan(options: &Options, domain: [u8; 16], home: (u64, u64)) -> Res
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, bounds))?;
     Ok((header, layout))
 }
-

@@ -41,7 +41,9 @@ impl<'a, W: Word> Marks<'a, W> {
 
     /// Whether `index` is marked.
     pub(super) fn is_set(&self, index: usize) -> bool {
-        self.bits.get(index / 64).is_some_and(|bits| bits.get() & 1 << (index % 64) != 0)
+        self.bits
+            .get(index / 64)
+            .is_some_and(|bits| bits.get() & 1 << (index % 64) != 0)
     }
 
     /// Takes some mark, first near the index `near`. None when no mark can be found.
@@ -137,7 +139,10 @@ mod tests {
                 }
                 let mut taken: Vec<_> = core::iter::from_fn(|| marks.take(near)).collect();
                 taken.sort_unstable();
-                assert!(taken.iter().copied().eq(0..count), "{count} marks from {near}");
+                assert!(
+                    taken.iter().copied().eq(0..count),
+                    "{count} marks from {near}"
+                );
                 assert!(area.iter().all(|word| word.get() == 0));
             }
         }

@@ -59,7 +59,11 @@ pub struct Options {
 impl Default for Options {
     /// 65,536 contexts in 16,384 processes, not collected.
     fn default() -> Self {
-        Self { capacity: 1 << 16, processes: 1 << 14, collect: false }
+        Self {
+            capacity: 1 << 16,
+            processes: 1 << 14,
+            collect: false,
+        }
     }
 }
 

@@ -96,7 +96,10 @@ impl<'a, W: Word> Processes<'a, W> {
             used: &mapping[PROCESSES_USED],
             backed: &mapping[PROCESSES_BACKED],
             slots: &mapping[layout.process_slots..layout.process_marks],
-            free: Marks::new(&mapping[layout.process_marks..layout.free_marks], layout.processes),
+            free: Marks::new(
+                &mapping[layout.process_marks..layout.free_marks],
+                layout.processes,
+            ),
             capacity: layout.processes,
         }
     }
@@ -129,7 +132,9 @@ impl<'a, W: Word> Processes<'a, W> {
                 },
             };
             fault::point("ledger.join.taken");
-            let Some(slot) = self.slot(index) else { continue };
+            let Some(slot) = self.slot(index) else {
+                continue;
+            };
             let found = Control(slot[CONTROL].get());
             let joining = found.joining(identity);
             if found.state() != State::Free || slot[CONTROL].step(found.0, joining.0).is_err() {
@@ -142,7 +147,10 @@ impl<'a, W: Word> Processes<'a, W> {
             slot[PROCESS_WORD].put(word);
             slot[HELD].put(0);
             fault::point("ledger.join.written");
-            if slot[CONTROL].step(joining.0, joining.with(State::Live).0).is_ok() {
+            if slot[CONTROL]
+                .step(joining.0, joining.with(State::Live).0)
+                .is_ok()
+            {
                 fault::point("ledger.join.live");
                 return Ok(u32::try_from(index).ok());
             }
@@ -168,7 +176,10 @@ impl<'a, W: Word> Processes<'a, W> {
     /// Whether the owner in this slot is gone, as far as was judged.
     pub(super) fn gone(&self, slot: u32) -> bool {
         self.slot(slot as usize).is_none_or(|slot| {
-            matches!(Control(slot[CONTROL].get()).state(), State::Dead | State::Free)
+            matches!(
+                Control(slot[CONTROL].get()).state(),
+                State::Dead | State::Free
+            )
         })
     }
 
@@ -192,8 +203,7 @@ impl<'a, W: Word> Processes<'a, W> {
                 }
                 State::Live => {
                     let control = found.with(State::Dead);
-                    if is_gone(slot, found, judge)
-                        && slot[CONTROL].step(found.0, control.0).is_ok()
+                    if is_gone(slot, found, judge) && slot[CONTROL].step(found.0, control.0).is_ok()
                     {
                         fault::point("ledger.sweep.judged");
                         self.bury(index, control, slot[HELD].get(), &mut dead);
@@ -211,7 +221,11 @@ impl<'a, W: Word> Processes<'a, W> {
         if held == 0 {
             self.vacate(slot, control);
         } else {
-            dead.push(Dead { slot, control, held });
+            dead.push(Dead {
+                slot,
+                control,
+                held,
+            });
         }
     }
 

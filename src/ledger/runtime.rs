@@ -73,8 +73,15 @@ fn check_name(name: &str) -> Result<(), Error> {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let good = name.len() <= MAX_NAME
         && name.bytes().all(known)
-        && name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric());
-    if good { Ok(()) } else { Err(Error::Refused("name")) }
+        && name
+            .bytes()
+            .next()
+            .is_some_and(|first| first.is_ascii_alphanumeric());
+    if good {
+        Ok(())
+    } else {
+        Err(Error::Refused("name"))
+    }
 }
 
 /// The directory, made if its parent is there.
@@ -135,11 +142,8 @@ fn look(directory: &OwnedFd, name: &str) -> Result<Found, Error> {
 //= spec/domains.md#files
 fn open_file(directory: &OwnedFd, name: &str) -> Result<Option<(OwnedFd, (u64, u64))>, Error> {
     // Opening a FIFO or a device must neither wait nor take a terminal.
-    let flags = OFlags::RDWR
-        | OFlags::NOFOLLOW
-        | OFlags::NONBLOCK
-        | OFlags::NOCTTY
-        | OFlags::CLOEXEC;
+    let flags =
+        OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match openat(directory, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(None),
         Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => {
@@ -173,7 +177,11 @@ fn home(stat: &Stat) -> (u64, u64) {
 
 //= spec/domains.md#home
 fn check_home(header: &Header, home: (u64, u64)) -> Result<(), Error> {
-    if header.home == home { Ok(()) } else { Err(Error::Refused("file is a copy")) }
+    if header.home == home {
+        Ok(())
+    } else {
+        Err(Error::Refused("file is a copy"))
+    }
 }
 
 fn map(file: OwnedFd) -> Result<Mapping, Error> {
@@ -185,11 +193,7 @@ fn map(file: OwnedFd) -> Result<Mapping, Error> {
 
 /// Makes both files under other names, and renames them when they are whole, the keys first.
 //= spec/domains.md#creation
-fn make(
-    directory: &OwnedFd,
-    name: &str,
-    options: &Options,
-) -> Result<(Ledger, Keyring), Error> {
+fn make(directory: &OwnedFd, name: &str, options: &Options) -> Result<(Ledger, Keyring), Error> {
     let id = random_id()?;
     let new_keys = format!(".{name}.keys.new");
     let new_ledger = format!(".{name}.ledger.new");

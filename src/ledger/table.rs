@@ -6,12 +6,12 @@
 
 use std::io;
 
-use super::{Census, Refusal};
 use super::control::{Cause, Control, RETIRED, State};
 use super::growth::{Back, grow};
 use super::header::{ENTRIES_BACKED, ENTRIES_USED, ENTRY, Layout};
 use super::marks::Marks;
 use super::word::Word;
+use super::{Census, Refusal};
 use crate::sys::fault;
 
 const CONTROL: usize = 0;
@@ -50,8 +50,14 @@ impl<'a, W: Word> Table<'a, W> {
             used: &mapping[ENTRIES_USED],
             backed: &mapping[ENTRIES_BACKED],
             entries: &mapping[layout.entries..],
-            free: Marks::new(&mapping[layout.free_marks..layout.ended_marks], layout.capacity),
-            ended: Marks::new(&mapping[layout.ended_marks..layout.entries], layout.capacity),
+            free: Marks::new(
+                &mapping[layout.free_marks..layout.ended_marks],
+                layout.capacity,
+            ),
+            ended: Marks::new(
+                &mapping[layout.ended_marks..layout.entries],
+                layout.capacity,
+            ),
             capacity: layout.capacity,
             collected,
         }
@@ -94,12 +100,16 @@ impl<'a, W: Word> Table<'a, W> {
             };
             fault::point("ledger.establish.taken");
             //= spec/ledger.md#hints
-            let Some(entry) = self.entry(index) else { continue };
+            let Some(entry) = self.entry(index) else {
+                continue;
+            };
             let found = Control(entry[CONTROL].get());
             if found.state() != State::Free {
                 continue;
             }
-            let Some(draft) = found.draft(owner) else { continue };
+            let Some(draft) = found.draft(owner) else {
+                continue;
+            };
             if entry[CONTROL].step(found.0, draft.0).is_err() {
                 continue;
             }
@@ -187,7 +197,9 @@ impl<'a, W: Word> Table<'a, W> {
     /// Ends what is at exactly `from`; whether it was.
     //= spec/ledger.md#end
     pub(super) fn over(&self, index: usize, from: Control, cause: Cause) -> bool {
-        let Some(entry) = self.entry(index) else { return false };
+        let Some(entry) = self.entry(index) else {
+            return false;
+        };
         let over = from.over(cause, self.collected);
         if entry[CONTROL].step(from.0, over.0).is_err() {
             return false;
@@ -211,7 +223,9 @@ impl<'a, W: Word> Table<'a, W> {
     pub(super) fn revoke(&self, id: [u64; 2]) -> bool {
         for index in 0..self.used() {
             while self.id(index) == Some(id) {
-                let Some(entry) = self.entry(index) else { break };
+                let Some(entry) = self.entry(index) else {
+                    break;
+                };
                 let found = Control(entry[CONTROL].get());
                 if !matches!(found.state(), State::Active | State::Transit) {
                     break;
@@ -231,7 +245,9 @@ impl<'a, W: Word> Table<'a, W> {
         loop {
             let index = self.ended.take(near)?;
             fault::point("ledger.collect.found");
-            let Some(entry) = self.entry(index) else { continue };
+            let Some(entry) = self.entry(index) else {
+                continue;
+            };
             let found = Control(entry[CONTROL].get());
             if !matches!(found.state(), State::Ended | State::Repeated) {
                 continue;
@@ -252,8 +268,14 @@ impl<'a, W: Word> Table<'a, W> {
 
     /// The release was told: the entry is free. `told` false: it is to be told again.
     pub(super) fn give_back(&self, taken: &Taken, told: bool) {
-        let Some(entry) = self.entry(taken.index) else { return };
-        let next = if told { taken.control.free() } else { taken.control.repeated() };
+        let Some(entry) = self.entry(taken.index) else {
+            return;
+        };
+        let next = if told {
+            taken.control.free()
+        } else {
+            taken.control.repeated()
+        };
         if entry[CONTROL].step(taken.control.0, next.0).is_ok() {
             fault::point("ledger.collect.freed");
             self.mark(taken.index, next);
@@ -266,13 +288,13 @@ impl<'a, W: Word> Table<'a, W> {
     pub(super) fn sweep(&self, now: u64, gone: impl Fn(u32) -> bool) -> usize {
         let mut ended = 0;
         for index in 0..self.used() {
-            let Some(entry) = self.entry(index) else { break };
+            let Some(entry) = self.entry(index) else {
+                break;
+            };
             let found = Control(entry[CONTROL].get());
             if let Some(number) = self.inherit(index, found, &gone) {
                 ended += number;
-            } else if found.state() == State::Transit
-                && passed(entry[DEADLINE].get(), found, now)
-            {
+            } else if found.state() == State::Transit && passed(entry[DEADLINE].get(), found, now) {
                 ended += usize::from(self.over(index, found, Cause::Expired));
             } else {
                 self.mark(index, found);
@@ -286,7 +308,9 @@ impl<'a, W: Word> Table<'a, W> {
     pub(super) fn reap(&self, mut held: u64, gone: impl Fn(u32) -> bool) -> usize {
         let mut ended = 0;
         for index in 0..self.used() {
-            let Some(entry) = self.entry(index).filter(|_| held > 0) else { break };
+            let Some(entry) = self.entry(index).filter(|_| held > 0) else {
+                break;
+            };
             let found = Control(entry[CONTROL].get());
             if let Some(number) = self.inherit(index, found, &gone) {
                 ended += number;
@@ -299,7 +323,9 @@ impl<'a, W: Word> Table<'a, W> {
     /// Takes over an entry whose owner is gone: the number of contexts it ended, none or one.
     /// None when it has no owner, or one that is not gone.
     fn inherit(&self, index: usize, found: Control, gone: &impl Fn(u32) -> bool) -> Option<usize> {
-        let (State::Active | State::Draft | State::Collecting) = found.state() else { return None };
+        let (State::Active | State::Draft | State::Collecting) = found.state() else {
+            return None;
+        };
         if !gone(found.owner()) {
             return None;
         }
@@ -333,7 +359,10 @@ impl<'a, W: Word> Table<'a, W> {
     }
 
     fn settle(&self, index: usize, from: Control, to: Control) {
-        if self.entry(index).is_some_and(|entry| entry[CONTROL].step(from.0, to.0).is_ok()) {
+        if self
+            .entry(index)
+            .is_some_and(|entry| entry[CONTROL].step(from.0, to.0).is_ok())
+        {
             fault::point("ledger.sweep.settled");
             self.mark(index, to);
         }

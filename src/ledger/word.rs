@@ -31,7 +31,8 @@ macro_rules! word {
             }
             #[inline]
             fn step(&self, from: u64, to: u64) -> Result<(), u64> {
-                self.compare_exchange(from, to, $ordering::AcqRel, $ordering::Acquire).map(drop)
+                self.compare_exchange(from, to, $ordering::AcqRel, $ordering::Acquire)
+                    .map(drop)
             }
             #[inline]
             fn set(&self, bits: u64) -> u64 {

@@ -56,24 +56,21 @@ pub fn identity() -> &'static Identity {
 fn configs() -> &'static (Arc<AcceptorConfig>, Arc<InitiatorConfig>) {
     static CONFIGS: OnceLock<(Arc<AcceptorConfig>, Arc<InitiatorConfig>)> = OnceLock::new();
     CONFIGS.get_or_init(|| {
-        let Identity {
-            authority,
-            certificate,
-            key,
-        } = identity();
-        let credential = AcceptorCredential::from_pem(certificate.as_bytes(), key.as_bytes());
-        let acceptor = AcceptorConfig::builder(credential.unwrap())
-            .anonymous(true)
-            .build();
+        let authority = &identity().authority;
         let anchors = Anchors::from_pem(authority.as_bytes()).unwrap();
         let initiator = InitiatorConfig::builder(anchors).build();
-        (Arc::new(acceptor.unwrap()), Arc::new(initiator.unwrap()))
+        (acceptor_config(), Arc::new(initiator.unwrap()))
     })
 }
 
-/// The acceptor's side of a pair.
+/// The acceptor's side of a pair, made in this process: its private key is in no forked one.
 pub fn acceptor_config() -> Arc<AcceptorConfig> {
-    Arc::clone(&configs().0)
+    let Identity {
+        certificate, key, ..
+    } = identity();
+    let credential = AcceptorCredential::from_pem(certificate.as_bytes(), key.as_bytes());
+    let builder = AcceptorConfig::builder(credential.unwrap()).anonymous(true);
+    Arc::new(builder.build().unwrap())
 }
 
 /// A context of `domain` and its peer, in a domain of its own, out of a real handshake.

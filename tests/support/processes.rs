@@ -11,8 +11,11 @@ pub fn forked(f: impl FnOnce() -> u8) -> Child {
     match fork().unwrap() {
         Fork::Parent(child) => child,
         Fork::Child => {
-            let code = catch_unwind(AssertUnwindSafe(f)).unwrap_or(101);
-            process::exit_now(code)
+            // What the harness would keep of a panic's message ends with the process.
+            std::panic::set_hook(Box::new(|panic| {
+                let _ = writeln!(std::io::stderr(), "in a forked child: {panic}");
+            }));
+            process::exit_now(catch_unwind(AssertUnwindSafe(f)).unwrap_or(101))
         }
     }
 }
