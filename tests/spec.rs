@@ -70,7 +70,13 @@ fn citations(file: &Source, wrong: &mut Vec<String>) -> Vec<Citation> {
                 "{place}: code cites a rule; an obligation is proved by tests"
             ));
         }
-        match (proof, file.is_test(line)) {
+        let below = file
+            .text
+            .lines()
+            .skip(line)
+            .take_while(|text| text.trim().starts_with("//"));
+        let is_test = file.is_test(line) || file.is_test(line + below.count() + 1);
+        match (proof, is_test) {
             (true, false) => wrong.push(format!("{place}: a proof outside tests")),
             (false, true) => wrong.push(format!("{place}: a test proves; write `//= proves`")),
             _ => {}

@@ -31,7 +31,7 @@ impl Record {
     }
 
     /// Seals one record where it lies: `content` bytes (at most [`MAX_CONTENT`], or the limits' fragment) that stand in
-    /// `buffer` behind [`HEADER`] bytes of room. Answers the record's length, which is
+    /// `buffer` behind [`HEADER`](super::HEADER) bytes of room. Answers the record's length, which is
     /// [`Record::record_len`] of `content`.
     ///
     /// [`Error::OutputFirst`] when something must be sent before it, and the output holds it now:

@@ -8,8 +8,8 @@
 //! - rustls sees one complete record at a time and nothing behind Finished: what follows is
 //!   returned untouched, and the sequence numbers are exact. (Bytes that rustls has taken in and
 //!   not answered for are lost when it is dropped, and it does not say so.)
-//! - A peer makes this side hold at most [`reader::BYTES_LIMIT`] bytes before it is
-//!   authenticated, in at most [`reader::RECORDS_LIMIT`] records.
+//! - A peer makes this side hold at most `reader::BYTES_LIMIT` bytes before it is
+//!   authenticated, in at most `reader::RECORDS_LIMIT` records.
 //! - The secrets a context is made of are captured into secret pages while rustls derives them,
 //!   and used only when the keys rustls gives up at the end follow from them.
 //! - A handshake goes on in the process it began in: a forked copy is refused before it touches

@@ -33,6 +33,9 @@ fn what_is_joined_passes() {
     assert_eq!(findings(&unmarked, IDS, CODE, TEST), Vec::<String>::new());
     let in_file = format!("{CODE}#[cfg(test)]\nmod tests {{\n{TEST}}}\n");
     assert_eq!(findings(PAGE, IDS, &in_file, ""), Vec::<String>::new());
+    // A test that stands among code, for a build that is no test build.
+    let among = format!("{CODE}// More.\n{TEST}");
+    assert_eq!(findings(PAGE, IDS, &among, ""), Vec::<String>::new());
     let heading = CODE.replace("#once", "#import-once");
     assert_eq!(
         findings(PAGE, IDS, &format!("{CODE}{heading}"), TEST),

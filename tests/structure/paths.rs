@@ -54,11 +54,14 @@ pub(crate) fn usages(tokens: &[TokenTree], depth: usize, found: &mut Vec<Usage>)
                     segments.push(next.to_string());
                     at += 3;
                 }
-                found.push(Usage {
-                    segments,
-                    line,
-                    depth,
-                });
+                // A cipher's name by itself may be a variable's.
+                if segments.len() > 1 || ["crate", "super", "self"].contains(&&*segments[0]) {
+                    found.push(Usage {
+                        segments,
+                        line,
+                        depth,
+                    });
+                }
             }
             // An attribute may name a path in a string: `#[serde(with = "crate::x")]`.
             TokenTree::Literal(text) => {
