@@ -1,9 +1,15 @@
-//! Every interleaving of two or three processes at the ledger's steps, by loom.
+//! The interleavings of two or three processes at the ledger's steps, by loom.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test --release --lib ledger::interleavings`
+//! `RUSTFLAGS="--cfg loom" cargo test --lib ledger::interleavings`
+//!
+//! Each model runs twice. With *weak* words a read may see an old value, as on a machine with weak
+//! memory. With *strong* words a read is a change that changes nothing: loom remembers only the
+//! last access to a word, so a plain read that is followed by another one can hide an order in
+//! which the word changed before it.
 
 use ::loom::sync::Arc;
 use ::loom::sync::atomic::AtomicU64;
+use ::loom::sync::atomic::Ordering::AcqRel;
 use ::loom::thread;
 
 use zeroize::Zeroizing;
@@ -20,15 +26,71 @@ const ID: [u64; 2] = [11, 22];
 const OTHER: [u64; 2] = [33, 44];
 const NEVER: u64 = u64::MAX;
 
+/// A word of a model.
+trait Modelled: Word + 'static {
+    /// Preemptions where every step of a model meets every other.
+    const CROWDED: u8;
+
+    fn zero() -> Self;
+}
+
+impl Modelled for AtomicU64 {
+    const CROWDED: u8 = 1;
+
+    fn zero() -> Self {
+        Self::new(0)
+    }
+}
+
+/// A word whose reads loom treats as changes.
+struct Strong(AtomicU64);
+
+impl Modelled for Strong {
+    const CROWDED: u8 = 3;
+
+    fn zero() -> Self {
+        Self(AtomicU64::new(0))
+    }
+}
+
+impl Word for Strong {
+    fn get(&self) -> u64 {
+        self.0.fetch_add(0, AcqRel)
+    }
+    fn put(&self, value: u64) {
+        self.0.put(value);
+    }
+    fn step(&self, from: u64, to: u64) -> Result<(), u64> {
+        self.0.step(from, to)
+    }
+    fn set(&self, bits: u64) -> u64 {
+        self.0.set(bits)
+    }
+    fn clear(&self, bits: u64) -> u64 {
+        self.0.clear(bits)
+    }
+    fn add(&self, number: u64) {
+        self.0.add(number);
+    }
+}
+
 /// A ledger of a few entries, as small as loom likes it.
-#[derive(Clone)]
-struct Small {
-    words: Arc<Vec<AtomicU64>>,
+struct Small<W> {
+    words: Arc<Vec<W>>,
     layout: Layout,
     collected: bool,
 }
 
-impl Small {
+impl<W> Clone for Small<W> {
+    fn clone(&self) -> Self {
+        Self {
+            words: self.words.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<W: Modelled> Small<W> {
     fn new(capacity: usize, collected: bool) -> Self {
         let marks = marks::words(capacity);
         let layout = Layout {
@@ -41,7 +103,7 @@ impl Small {
             entries: 18 + 2 * marks,
             len: 18 + 2 * marks + 8 * capacity,
         };
-        let words = (0..layout.len).map(|_| AtomicU64::new(0)).collect();
+        let words = (0..layout.len).map(|_| W::zero()).collect();
         Self {
             words: Arc::new(words),
             layout,
@@ -49,7 +111,7 @@ impl Small {
         }
     }
 
-    fn table(&self) -> Table<'_, AtomicU64> {
+    fn table(&self) -> Table<'_, W> {
         Table::new(&self.words, &self.layout, self.collected)
     }
 
@@ -73,16 +135,20 @@ impl Small {
     }
 }
 
-/// Up to three preemptions: where all of them would take hours. More has never found more.
-fn bounded(act: impl Fn() + Sync + Send + 'static) {
+/// At most two preemptions, where all of them would take hours.
+fn model(act: impl Fn() + Sync + Send + 'static) {
+    preempted(2, act);
+}
+
+fn preempted(times: u8, act: impl Fn() + Sync + Send + 'static) {
     let mut model = ::loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    model.preemption_bound = Some(times.into());
     model.check(act);
 }
 
-fn spawn<T: 'static>(
-    ledger: &Small,
-    act: impl FnOnce(Small) -> T + 'static,
+fn spawn<W: Modelled, T: 'static>(
+    ledger: &Small<W>,
+    act: impl FnOnce(Small<W>) -> T + 'static,
 ) -> thread::JoinHandle<T> {
     let ledger = ledger.clone();
     thread::spawn(move || act(ledger))
@@ -92,12 +158,11 @@ fn join<T>(handle: thread::JoinHandle<T>) -> T {
     handle.join().expect("no panic")
 }
 
-#[test]
-fn of_three_importers_one_wins() {
-    ::loom::model(|| {
-        let (ledger, transit) = Small::departed(1, false, NEVER);
+fn of_three_importers_one_wins<W: Modelled>() {
+    model(|| {
+        let (ledger, transit) = Small::<W>::departed(1, false, NEVER);
         let arrive = move |owner| {
-            move |ledger: Small| ledger.table().arrive(0, ID, transit.serial(), owner, 5)
+            move |ledger: Small<W>| ledger.table().arrive(0, ID, transit.serial(), owner, 5)
         };
         let others = [spawn(&ledger, arrive(2)), spawn(&ledger, arrive(3))];
         let mine = arrive(4)(ledger.clone());
@@ -116,10 +181,9 @@ fn of_three_importers_one_wins() {
     });
 }
 
-#[test]
-fn a_departure_and_a_revocation_leave_the_context_ended() {
-    ::loom::model(|| {
-        let ledger = Small::new(1, true);
+fn a_departure_and_a_revocation_leave_the_context_ended<W: Modelled>() {
+    model(|| {
+        let ledger = Small::<W>::new(1, true);
         let (_, active) = ledger.establish(1, ID).expect("empty");
         let revoke = spawn(&ledger, |ledger| ledger.table().revoke(ID));
         let transit = ledger.table().depart(0, active, NEVER);
@@ -137,10 +201,9 @@ fn a_departure_and_a_revocation_leave_the_context_ended() {
     });
 }
 
-#[test]
-fn a_context_arrives_or_expires() {
-    ::loom::model(|| {
-        let (ledger, transit) = Small::departed(1, true, 10);
+fn a_context_arrives_or_expires<W: Modelled>() {
+    model(|| {
+        let (ledger, transit) = Small::<W>::departed(1, true, 10);
         // The sweeper's clock has come to the deadline; the importer read its own just before.
         let sweep = spawn(&ledger, |ledger| ledger.table().sweep(10, |_| false));
         let late = spawn(&ledger, move |ledger| {
@@ -165,12 +228,11 @@ fn a_context_arrives_or_expires() {
     });
 }
 
-#[test]
-fn a_release_is_told_once() {
-    bounded(|| {
-        let ledger = Small::new(1, true);
+fn a_release_is_told_once<W: Modelled>() {
+    model(|| {
+        let ledger = Small::<W>::new(1, true);
         let (_, active) = ledger.establish(1, ID).expect("empty");
-        let collect = |ledger: Small| {
+        let collect = |ledger: Small<W>| {
             let taken = ledger.table().take(2, 0);
             if let Some(taken) = &taken {
                 ledger.table().give_back(taken, true);
@@ -195,10 +257,9 @@ fn a_release_is_told_once() {
     });
 }
 
-#[test]
-fn an_entry_is_taken_by_one_and_never_lost() {
-    ::loom::model(|| {
-        let ledger = Small::new(2, false);
+fn an_entry_is_taken_by_one_and_never_lost<W: Modelled>() {
+    model(|| {
+        let ledger = Small::<W>::new(2, false);
         let (first, one) = ledger.establish(1, ID).expect("empty");
         let (second, two) = ledger.establish(1, ID).expect("one is left");
         assert!(ledger.table().over(second, two, Cause::Closed));
@@ -213,10 +274,9 @@ fn an_entry_is_taken_by_one_and_never_lost() {
     });
 }
 
-#[test]
-fn two_that_establish_take_two_entries() {
-    ::loom::model(|| {
-        let ledger = Small::new(3, false);
+fn two_that_establish_take_two_entries<W: Modelled>() {
+    model(|| {
+        let ledger = Small::<W>::new(3, false);
         let (index, control) = ledger.establish(1, ID).expect("empty");
         assert!(ledger.table().over(index, control, Cause::Closed));
         let other = spawn(&ledger, |ledger| ledger.establish(2, OTHER));
@@ -228,10 +288,9 @@ fn two_that_establish_take_two_entries() {
     });
 }
 
-#[test]
-fn a_late_departure_touches_nothing_of_the_next_context() {
-    ::loom::model(|| {
-        let ledger = Small::new(1, false);
+fn a_late_departure_touches_nothing_of_the_next_context<W: Modelled>() {
+    model(|| {
+        let ledger = Small::<W>::new(1, false);
         let (_, stale) = ledger.establish(1, ID).expect("empty");
         let next = spawn(&ledger, move |ledger| {
             // Revoked, used again, and departed with a deadline, while the holder may be anywhere.
@@ -257,12 +316,11 @@ fn a_late_departure_touches_nothing_of_the_next_context() {
     });
 }
 
-#[test]
-fn a_dead_owners_entry_is_inherited_once() {
-    ::loom::model(|| {
-        let ledger = Small::new(1, false);
+fn a_dead_owners_entry_is_inherited_once<W: Modelled>() {
+    model(|| {
+        let ledger = Small::<W>::new(1, false);
         ledger.establish(1, ID).expect("empty");
-        let sweep = |ledger: Small| ledger.table().sweep(5, |owner| owner == 1);
+        let sweep = |ledger: Small<W>| ledger.table().sweep(5, |owner| owner == 1);
         let other = spawn(&ledger, sweep);
         let swept = sweep(ledger.clone());
         // A third takes the entry as soon as it is free.
@@ -273,9 +331,8 @@ fn a_dead_owners_entry_is_inherited_once() {
     });
 }
 
-#[test]
-fn no_mark_is_taken_twice_or_lost() {
-    bounded(|| {
+fn no_mark_is_taken_twice_or_lost<W: Modelled>() {
+    model(|| {
         let words = Arc::new(
             (0..marks::words(128))
                 .map(|_| AtomicU64::new(0))
@@ -301,19 +358,22 @@ fn no_mark_is_taken_twice_or_lost() {
 }
 
 /// A keyring of two or three slots.
-#[derive(Clone)]
-struct Ring(Arc<Vec<AtomicU64>>);
+struct Ring<W>(Arc<Vec<W>>);
 
-impl Ring {
+impl<W> Clone for Ring<W> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<W: Modelled> Ring<W> {
     fn new(slots: usize) -> Self {
-        let ring = Self(Arc::new(
-            (0..1 + slots * SLOT).map(|_| AtomicU64::new(0)).collect(),
-        ));
+        let ring = Self(Arc::new((0..1 + slots * SLOT).map(|_| W::zero()).collect()));
         ring.rotate(100);
         ring
     }
 
-    fn keys(&self) -> Keys<'_, AtomicU64> {
+    fn keys(&self) -> Keys<'_, W> {
         Keys::new(&self.0[0], &self.0[1..])
     }
 
@@ -332,10 +392,9 @@ fn whole(id: u64, key: &[u8; 32]) -> bool {
     key[..8] == id.to_ne_bytes()
 }
 
-#[test]
-fn a_key_is_read_whole_while_it_is_replaced_and_wiped() {
-    bounded(|| {
-        let ring = Ring::new(2);
+fn a_key_is_read_whole_while_it_is_replaced_and_wiped<W: Modelled>() {
+    model(|| {
+        let ring = Ring::<W>::new(2);
         let other = ring.clone();
         let rotator = thread::spawn(move || {
             assert_eq!(other.rotate(200), Some(true));
@@ -353,11 +412,10 @@ fn a_key_is_read_whole_while_it_is_replaced_and_wiped() {
     });
 }
 
-#[test]
-fn two_that_rotate_leave_one_whole_key() {
-    bounded(|| {
+fn two_that_rotate_leave_one_whole_key<W: Modelled>() {
+    preempted(W::CROWDED, || {
         // One slot but the current one: they meet in it, and one takes it over from the other.
-        let ring = Ring::new(2);
+        let ring = Ring::<W>::new(2);
         let other = ring.clone();
         let rotator = thread::spawn(move || other.rotate(200));
         let mine = ring.rotate(300);
@@ -373,4 +431,25 @@ fn two_that_rotate_leave_one_whole_key() {
         };
         assert!(expected.contains(&(key.id / 100)));
     });
+}
+
+macro_rules! models {
+    ($($name:ident)*) => {
+        mod weak { $(#[test] fn $name() { super::$name::<loom::sync::atomic::AtomicU64>(); })* }
+        mod strong { $(#[test] fn $name() { super::$name::<super::Strong>(); })* }
+    };
+}
+
+models! {
+    of_three_importers_one_wins
+    a_departure_and_a_revocation_leave_the_context_ended
+    a_context_arrives_or_expires
+    a_release_is_told_once
+    an_entry_is_taken_by_one_and_never_lost
+    two_that_establish_take_two_entries
+    a_late_departure_touches_nothing_of_the_next_context
+    a_dead_owners_entry_is_inherited_once
+    no_mark_is_taken_twice_or_lost
+    a_key_is_read_whole_while_it_is_replaced_and_wiped
+    two_that_rotate_leave_one_whole_key
 }
