@@ -3,7 +3,13 @@
 //!
 //! Each figure is a median of several runs, ours and what it is compared with in turn.
 
-#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -39,8 +45,14 @@ fn main() {
     println!("figure: hop_record_us = {record:.2} us");
     println!("figure: hop_record_over_aead = {over_aead:.2} ratio");
     println!("figure: active_check_ns = {:.2} ns", check(rounds));
-    println!("figure: bytes_per_idle_context = {} bytes", idle::<Record>());
-    println!("figure: bytes_per_idle_message_context = {} bytes", idle::<Message>());
+    println!(
+        "figure: bytes_per_idle_context = {} bytes",
+        idle::<Record>()
+    );
+    println!(
+        "figure: bytes_per_idle_message_context = {} bytes",
+        idle::<Message>()
+    );
     moves();
 }
 
@@ -106,20 +118,36 @@ fn idle<F: Talk>() -> u64 {
     const COUNT: usize = 4000;
     let domain = Domain::inherited(16_384).unwrap();
     // The peers are made and dropped first, and the tokens are kept outside what is measured.
-    let tokens: Vec<_> =
-        (0..COUNT).map(|_| pair::<F>(&domain).0.export(&Export::default()).unwrap()).collect();
+    let tokens: Vec<_> = (0..COUNT)
+        .map(|_| pair::<F>(&domain).0.export(&Export::default()).unwrap())
+        .collect();
     let mut contexts: Vec<Context<F>> = Vec::with_capacity(COUNT);
     let (warm, measured) = tokens.split_at(COUNT / 4);
-    contexts.extend(warm.iter().map(|t| import(&domain, t.as_bytes(), None).unwrap()));
+    contexts.extend(
+        warm.iter()
+            .map(|t| import(&domain, t.as_bytes(), None).unwrap()),
+    );
     let before = resident();
-    contexts.extend(measured.iter().map(|t| import(&domain, t.as_bytes(), None).unwrap()));
+    contexts.extend(
+        measured
+            .iter()
+            .map(|t| import(&domain, t.as_bytes(), None).unwrap()),
+    );
     (resident() - before) / measured.len() as u64
 }
 
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
-    let line = status.lines().find(|line| line.starts_with("Rss:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("Rss:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * 1024
 }
 
 /// Live connections with their sockets, from this process to a child.
@@ -140,7 +168,10 @@ fn moves() {
     }
     println!("figure: moves_per_s = {:.0} 1/s", median(bundles));
     println!("figure: moves_untied_per_s = {:.0} 1/s", median(untied));
-    println!("figure: moves_one_by_one_per_s = {:.0} 1/s", median(singles));
+    println!(
+        "figure: moves_one_by_one_per_s = {:.0} 1/s",
+        median(singles)
+    );
     println!("figure: bundle_over_bare = {:.2} ratio", median(ratios));
 }
 
@@ -194,7 +225,10 @@ fn move_in_bundles(domain: &Domain, count: usize, how: &Export) -> f64 {
                 let rest = near.split_off(near.len().min(MAX_MEMBERS));
                 let bundled = bundle(std::mem::replace(&mut near, rest), how);
                 assert!(bundled.kept.is_empty());
-                bundled.parcels.into_iter().for_each(|parcel| sender.send(parcel).unwrap());
+                bundled
+                    .parcels
+                    .into_iter()
+                    .for_each(|parcel| sender.send(parcel).unwrap());
             }
             sender.finish().unwrap();
         },
@@ -223,7 +257,11 @@ fn move_bare(domain: &Domain, count: usize) -> f64 {
     let sample = near.split_off(near.len() - MAX_MEMBERS);
     let bundled = bundle(sample, &Export::default());
     let bytes = bundled.parcels[0].as_bytes().to_vec();
-    let mut sockets: Vec<OwnedFd> = bundled.parcels.into_iter().flat_map(|p| copies(&p)).collect();
+    let mut sockets: Vec<OwnedFd> = bundled
+        .parcels
+        .into_iter()
+        .flat_map(|p| copies(&p))
+        .collect();
     sockets.extend(near.into_iter().map(|(_, socket)| socket));
     timed(
         |fd| {
@@ -247,13 +285,23 @@ fn move_bare(domain: &Domain, count: usize) -> f64 {
 }
 
 fn copies(parcel: &Parcel) -> Vec<OwnedFd> {
-    parcel.sockets().iter().map(|socket| socket.try_clone().unwrap()).collect()
+    parcel
+        .sockets()
+        .iter()
+        .map(|socket| socket.try_clone().unwrap())
+        .collect()
 }
 
 fn raise_descriptor_limit() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let wanted = rustix::process::Rlimit { current: Some(200_000), maximum: Some(200_000) };
-    let up_to_hard = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    let wanted = rustix::process::Rlimit {
+        current: Some(200_000),
+        maximum: Some(200_000),
+    };
+    let up_to_hard = rustix::process::Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
     let set = |limit| rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
     set(wanted).or_else(|_| set(up_to_hard)).unwrap();
 }

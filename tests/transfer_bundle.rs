@@ -30,7 +30,12 @@ fn lines(domain: &Domain, count: usize) -> Vec<Line> {
         let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (near, _) = listener.accept().unwrap();
         let (context, peer) = pair::<Record>(domain);
-        Line { context, socket: near.into(), peer, far }
+        Line {
+            context,
+            socket: near.into(),
+            peer,
+            far,
+        }
     };
     (0..count).map(line).collect()
 }
@@ -38,7 +43,10 @@ fn lines(domain: &Domain, count: usize) -> Vec<Line> {
 type Far = (Context<Record>, TcpStream);
 
 fn split(lines: Vec<Line>) -> (Vec<(Context<Record>, OwnedFd)>, Vec<Far>) {
-    lines.into_iter().map(|l| ((l.context, l.socket), (l.peer, l.far))).unzip()
+    lines
+        .into_iter()
+        .map(|l| ((l.context, l.socket), (l.peer, l.far)))
+        .unzip()
 }
 
 /// Reads one message of the peer's over the socket and answers it.
@@ -48,7 +56,9 @@ fn echo(context: &mut Context<Record>, socket: OwnedFd) {
     let n = socket.read(&mut bytes).unwrap();
     bytes.truncate(n);
     let heard = Record::hear(context, bytes).unwrap();
-    socket.write_all(&Record::say(context, &heard).unwrap()).unwrap();
+    socket
+        .write_all(&Record::say(context, &heard).unwrap())
+        .unwrap();
 }
 
 fn ask((peer, far): &mut Far, text: &[u8]) {
@@ -107,10 +117,11 @@ fn a_bad_member_is_refused_alone() {
     let revoked = near[1].0.session_identifier();
     let bundled = bundle(near, &Export::default());
     assert!(domain.ledger().revoke(revoked.as_bytes()));
-    let [parcel] = &bundled.parcels[..] else { panic!("one bundle") };
+    let [parcel] = &bundled.parcels[..] else {
+        panic!("one bundle")
+    };
     let sockets = copies(parcel);
-    let outcomes =
-        unbundle::<Record>(&domain, &mut parcel.as_bytes().to_vec(), sockets).unwrap();
+    let outcomes = unbundle::<Record>(&domain, &mut parcel.as_bytes().to_vec(), sockets).unwrap();
     assert_eq!(outcomes.len(), 5);
     for (i, outcome) in outcomes.into_iter().enumerate() {
         match outcome {
@@ -131,7 +142,11 @@ fn a_bad_member_is_refused_alone() {
 }
 
 fn copies(parcel: &Parcel) -> Vec<OwnedFd> {
-    parcel.sockets().iter().map(|socket| socket.try_clone().unwrap()).collect()
+    parcel
+        .sockets()
+        .iter()
+        .map(|socket| socket.try_clone().unwrap())
+        .collect()
 }
 
 /// C5: sockets swapped, missing, too many.
@@ -143,7 +158,11 @@ fn each_member_imports_beside_its_own_socket_only() {
     let parcel = &bundled.parcels[0];
     let attempt = |sockets| {
         let outcomes = unbundle::<Record>(&domain, &mut parcel.as_bytes().to_vec(), sockets);
-        outcomes.unwrap().into_iter().map(|o| o.err().map(|s| s.minor())).collect::<Vec<_>>()
+        outcomes
+            .unwrap()
+            .into_iter()
+            .map(|o| o.err().map(|s| s.minor()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(attempt(Vec::new()), [Some(Minor::WrongSocket); 3]);
     let mut rotated = copies(parcel);
@@ -164,13 +183,21 @@ fn a_damaged_bundle_is_refused_whole_and_kept() {
     let whole = parcel.as_bytes().to_vec();
     for length in 0..whole.len() {
         let cut = unbundle::<Record>(&domain, &mut whole[..length].to_vec(), Vec::new());
-        assert_eq!(cut.err().map(|s| s.major()), Some(Major::DefectiveToken), "{length}");
+        assert_eq!(
+            cut.err().map(|s| s.major()),
+            Some(Major::DefectiveToken),
+            "{length}"
+        );
     }
     for bit in 0..whole.len() * 8 {
         let mut flipped = whole.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         let refused = unbundle::<Record>(&domain, &mut flipped, Vec::new());
-        assert_eq!(refused.err().map(|s| s.major()), Some(Major::DefectiveToken), "bit {bit}");
+        assert_eq!(
+            refused.err().map(|s| s.major()),
+            Some(Major::DefectiveToken),
+            "bit {bit}"
+        );
     }
     // A bundle is no token, and a token no bundle.
     assert!(import::<Record>(&domain, &whole, None).is_err());

@@ -41,16 +41,23 @@ const IMPORT: [(&str, bool); 9] = [
 
 /// A domain whose releases wait to be collected.
 fn collected() -> Domain {
-    Domain::inherited_with(&Options { capacity: 64, processes: 256, collect: true }).unwrap()
+    Domain::inherited_with(&Options {
+        capacity: 64,
+        processes: 256,
+        collect: true,
+    })
+    .unwrap()
 }
 
 fn releases(domain: &Domain) -> Vec<Cause> {
     let mut causes = Vec::new();
-    domain.ledger().collect(|release| {
-        assert!(!release.repeated);
-        causes.push(release.cause);
-    })
-    .unwrap();
+    domain
+        .ledger()
+        .collect(|release| {
+            assert!(!release.repeated);
+            causes.push(release.cause);
+        })
+        .unwrap();
     causes
 }
 
@@ -63,7 +70,9 @@ fn exporter_killed<F: Talk>(point: &'static str, departed: bool) {
         let context: Context<F> = import(&domain, first.as_bytes(), None).unwrap();
         fault::arm(point, 1, Action::Kill);
         // No time to be imported: a token nobody got is over at once.
-        let token = context.export(&Export::default().within(Duration::ZERO)).unwrap();
+        let token = context
+            .export(&Export::default().within(Duration::ZERO))
+            .unwrap();
         support::write_all(&to_parent, token.as_bytes());
         0
     });
@@ -72,7 +81,11 @@ fn exporter_killed<F: Talk>(point: &'static str, departed: bool) {
     assert_eq!(status.signal(), Some(9), "{point} is on the way");
     assert!(support::read_all(&from_child).is_empty());
     domain.ledger().sweep().unwrap();
-    let expected = if departed { Cause::Expired } else { Cause::OwnerDied };
+    let expected = if departed {
+        Cause::Expired
+    } else {
+        Cause::OwnerDied
+    };
     assert_eq!(releases(&domain), [expected], "{point}");
     assert_eq!(releases(&domain), [], "{point}: released once");
     let refused = import::<F>(&domain, first.as_bytes(), None).unwrap_err();
@@ -98,7 +111,11 @@ fn importer_killed<F: Talk>(point: &'static str, arrived: bool) {
         fault::arm(point, 1, Action::Kill);
         u8::from(import::<F>(&domain, token.as_bytes(), None).is_ok())
     });
-    assert_eq!(child.wait().unwrap().signal(), Some(9), "{point} is on the way");
+    assert_eq!(
+        child.wait().unwrap().signal(),
+        Some(9),
+        "{point} is on the way"
+    );
     domain.ledger().sweep().unwrap();
     let imported = import::<F>(&domain, token.as_bytes(), None);
     if arrived {
@@ -106,7 +123,11 @@ fn importer_killed<F: Talk>(point: &'static str, arrived: bool) {
         assert_eq!(releases(&domain), [Cause::OwnerDied], "{point}");
     } else {
         talk(&mut imported.unwrap(), &mut peer);
-        assert_eq!(releases(&domain), [Cause::Closed], "{point}: dropped just now, and not before");
+        assert_eq!(
+            releases(&domain),
+            [Cause::Closed],
+            "{point}: dropped just now, and not before"
+        );
     }
     assert_eq!(domain.ledger().census(), Default::default(), "{point}");
 }
@@ -190,8 +211,12 @@ fn a_failed_import_leaves_the_token() {
 /// C7, C4: a ledger that is full, while its contexts go on, and a context that waits for room.
 #[test]
 fn a_full_ledger_is_a_clear_error_and_costs_nothing() {
-    let domain =
-        Domain::inherited_with(&Options { capacity: 3, processes: 8, collect: false }).unwrap();
+    let domain = Domain::inherited_with(&Options {
+        capacity: 3,
+        processes: 8,
+        collect: false,
+    })
+    .unwrap();
     let mut pairs: Vec<_> = (0..3).map(|_| pair::<Message>(&domain)).collect();
     let (finished, _) = Message::handshake();
     let refused = finished.activate(&domain).unwrap_err();
@@ -222,14 +247,22 @@ fn an_exporter_of_a_bundle_killed_at_any_step_leaves_one_outcome_for_each() {
     ] {
         let domain = collected();
         let first: Vec<_> = (0..3)
-            .map(|_| pair::<Record>(&domain).0.export(&Export::default()).unwrap())
+            .map(|_| {
+                pair::<Record>(&domain)
+                    .0
+                    .export(&Export::default())
+                    .unwrap()
+            })
             .collect();
         let (sender, receiver) = passage().unwrap();
         let mut child = forked(|| {
             let mut sender = sender;
             let members = first.iter().map(|token| {
                 let context = import::<Record>(&domain, token.as_bytes(), None).unwrap();
-                (context, std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into())
+                (
+                    context,
+                    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into(),
+                )
             });
             let members = members.collect();
             fault::arm(point, 1, Action::Kill);
@@ -238,14 +271,22 @@ fn an_exporter_of_a_bundle_killed_at_any_step_leaves_one_outcome_for_each() {
             }
             0
         });
-        assert_eq!(child.wait().unwrap().signal(), Some(9), "{point} is on the way");
+        assert_eq!(
+            child.wait().unwrap().signal(),
+            Some(9),
+            "{point} is on the way"
+        );
         domain.ledger().sweep().unwrap();
         let dead = releases(&domain).len();
         let arrived = arrivals(receiver, &domain);
         let census = domain.ledger().census();
         // Ended, importable here, or in transit with nobody who has the token: for each one.
         assert_eq!(dead + census.active + census.transit, 3, "{point}");
-        assert_eq!(arrived.len(), if point == "passage.sent" { 3 } else { 0 }, "{point}");
+        assert_eq!(
+            arrived.len(),
+            if point == "passage.sent" { 3 } else { 0 },
+            "{point}"
+        );
     }
 }
 
@@ -280,17 +321,31 @@ fn an_importer_of_a_bundle_killed_at_any_step_leaves_one_outcome_for_each() {
             fault::arm(point, passing, Action::Kill);
             u8::from(arrivals(receiver, &domain).len() == 3)
         });
-        assert_eq!(child.wait().unwrap().signal(), Some(9), "{point} is on the way");
+        assert_eq!(
+            child.wait().unwrap().signal(),
+            Some(9),
+            "{point} is on the way"
+        );
         // Nothing was acknowledged: the parcel comes back.
         let again: Vec<Parcel> = sender.finish().unwrap_err();
         assert_eq!(again.len(), 1);
         domain.ledger().sweep().unwrap();
         assert_eq!(releases(&domain).len(), claimed, "{point}");
         let (mut sender, mut receiver) = passage().unwrap();
-        again.into_iter().for_each(|parcel| sender.send(parcel).unwrap());
+        again
+            .into_iter()
+            .for_each(|parcel| sender.send(parcel).unwrap());
         let outcomes = receiver.receive::<Record>(&domain).unwrap().unwrap();
-        assert_eq!(outcomes.iter().filter(|one| one.is_ok()).count(), 3 - claimed, "{point}");
+        assert_eq!(
+            outcomes.iter().filter(|one| one.is_ok()).count(),
+            3 - claimed,
+            "{point}"
+        );
         let refused = outcomes.iter().filter_map(|one| one.as_ref().err());
-        assert!(refused.into_iter().all(|status| status.major() == Major::NoContext));
+        assert!(
+            refused
+                .into_iter()
+                .all(|status| status.major() == Major::NoContext)
+        );
     }
 }

@@ -24,7 +24,11 @@ impl<F: Talk> Case<F> {
         let domain = domain();
         let (context, peer) = pair::<F>(&domain);
         let token = context.export(&Export::default()).unwrap().into_bytes();
-        Self { domain, token, peer }
+        Self {
+            domain,
+            token,
+            peer,
+        }
     }
 
     fn refused(&self, bytes: &[u8]) -> Minor {
@@ -74,12 +78,28 @@ fn a_token_of_any_other_length_is_refused() {
     for length in 0..case.token.len() {
         assert_eq!(case.refused(&case.token[..length]), Minor::TokenMalformed);
     }
-    for more in [1, 16, 512, 1536, 2048 - 512, 8192 - 512, 131_072 - 512, 1 << 20] {
+    for more in [
+        1,
+        16,
+        512,
+        1536,
+        2048 - 512,
+        8192 - 512,
+        131_072 - 512,
+        1 << 20,
+    ] {
         let mut longer = case.token.clone();
         longer.resize(case.token.len() + more, 0);
         let minor = case.refused(&longer);
         let a_bucket = BUCKETS.contains(&longer.len());
-        assert_eq!(minor, if a_bucket { Minor::TokenAltered } else { Minor::TokenMalformed });
+        assert_eq!(
+            minor,
+            if a_bucket {
+                Minor::TokenAltered
+            } else {
+                Minor::TokenMalformed
+            }
+        );
     }
     let twice = [case.token.clone(), case.token.clone()].concat();
     assert_eq!(case.refused(&twice), Minor::TokenMalformed);
@@ -100,8 +120,7 @@ fn a_token_spliced_from_two_is_refused() {
         }
         assert_eq!(case.refused(&spliced), Minor::TokenAltered, "cut at {cut}");
     }
-    let mut context: Context<Message> =
-        import(&case.domain, other.as_bytes(), None).unwrap();
+    let mut context: Context<Message> = import(&case.domain, other.as_bytes(), None).unwrap();
     talk(&mut context, &mut other_peer);
     case.still_imports();
 }
@@ -128,7 +147,10 @@ fn a_token_of_an_unknown_version_is_refused_by_name() {
         bytes[3] = version;
         assert_eq!(case.refused(&bytes), Minor::TokenVersion);
         // Of whatever size its version gives it.
-        assert_eq!(case.refused(&[&bytes[..], &[0; 100]].concat()), Minor::TokenVersion);
+        assert_eq!(
+            case.refused(&[&bytes[..], &[0; 100]].concat()),
+            Minor::TokenVersion
+        );
         assert_eq!(PublicHeader::read(&bytes).unwrap().version, version);
     }
     case.still_imports();
@@ -159,7 +181,10 @@ fn noise_is_refused() {
 fn a_token_of_the_other_framing_is_refused_and_kept() {
     let case = Case::<Message>::new();
     let status = import::<Record>(&case.domain, &case.token, None).unwrap_err();
-    assert_eq!((status.major(), status.minor()), (Major::Unavailable, Minor::TokenFraming));
+    assert_eq!(
+        (status.major(), status.minor()),
+        (Major::Unavailable, Minor::TokenFraming)
+    );
     case.still_imports();
 }
 
@@ -172,7 +197,12 @@ fn a_token_shows_nothing_else() {
     let mut previous: Option<Vec<u8>> = None;
     let mut context = Some(context);
     for _ in 0..64 {
-        let token = context.take().unwrap().export(&Export::default()).unwrap().into_bytes();
+        let token = context
+            .take()
+            .unwrap()
+            .export(&Export::default())
+            .unwrap()
+            .into_bytes();
         if let Some(previous) = &previous {
             for (same, (a, b)) in shared.iter_mut().zip(previous.iter().zip(&token)) {
                 *same &= a == b;
@@ -181,8 +211,14 @@ fn a_token_shows_nothing_else() {
         context = Some(import(&domain, &token, None).unwrap());
         previous = Some(token);
     }
-    assert!(shared[..12].iter().all(|same| *same), "magic, version and key id");
-    assert!(shared[12..].iter().all(|same| !*same), "nonce and everything behind it");
+    assert!(
+        shared[..12].iter().all(|same| *same),
+        "magic, version and key id"
+    );
+    assert!(
+        shared[12..].iter().all(|same| !*same),
+        "nonce and everything behind it"
+    );
     assert_eq!(HEADER, 36);
 }
 
@@ -192,14 +228,20 @@ fn a_rotated_key_opens_for_its_grace_and_no_longer() {
     let domain = domain();
     let (context, mut peer) = pair::<Message>(&domain);
     let token = context.export(&Export::default()).unwrap();
-    domain.keyring().rotate(std::time::Duration::from_secs(3600)).unwrap();
+    domain
+        .keyring()
+        .rotate(std::time::Duration::from_secs(3600))
+        .unwrap();
     let context: Context<Message> = import(&domain, token.as_bytes(), None).unwrap();
     let old = PublicHeader::read(token.as_bytes()).unwrap().key;
     let token = context.export(&Export::default()).unwrap();
     assert_ne!(token.public_header().key, old);
     domain.keyring().rotate(std::time::Duration::ZERO).unwrap();
     let refused = import::<Message>(&domain, token.as_bytes(), None).unwrap_err();
-    assert_eq!((refused.major(), refused.minor()), (Major::DefectiveToken, Minor::TokenKey));
+    assert_eq!(
+        (refused.major(), refused.minor()),
+        (Major::DefectiveToken, Minor::TokenKey)
+    );
     let (mut context, mut peer_2) = pair::<Message>(&domain);
     talk(&mut context, &mut peer_2);
     drop(peer.check());

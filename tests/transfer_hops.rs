@@ -106,7 +106,10 @@ fn two_hundred_hops_through_two_hundred_processes() {
         assert_eq!(child.wait().unwrap().code(), Some(0));
         let (length, rest) = all.split_first_chunk::<4>().unwrap();
         let (said, next) = rest.split_at(u32::from_be_bytes(*length) as usize);
-        assert_eq!(Record::hear(&mut peer, said.to_vec()).unwrap(), i.to_be_bytes());
+        assert_eq!(
+            Record::hear(&mut peer, said.to_vec()).unwrap(),
+            i.to_be_bytes()
+        );
         token = next.to_vec();
     }
     let mut context: Context<Record> = import(&domain, &token, None).unwrap();
@@ -123,16 +126,24 @@ fn facts_travel<F: Talk>() {
     user.add("group", "readers").unwrap();
     context.set_user_data(Some(user));
     let mut tickets = Tickets::default();
-    tickets.push(Ticket::new(3, 7, TicketState::VALID, b"opaque".to_vec()).unwrap()).unwrap();
+    tickets
+        .push(Ticket::new(3, 7, TicketState::VALID, b"opaque".to_vec()).unwrap())
+        .unwrap();
     context.set_tickets(tickets);
     let told = |context: &Context<F>| {
         let facts = context.facts();
-        let tickets: Vec<_> = facts.tickets.iter().map(|t| (t.module(), t.data())).collect();
+        let tickets: Vec<_> = facts
+            .tickets
+            .iter()
+            .map(|t| (t.module(), t.data()))
+            .collect();
         format!("{facts:?} {tickets:?}").replacen(&format!("hops: {}", facts.hops), "", 1)
     };
     let (facts, id) = (told(&context), context.session_identifier());
     let (binding, mut prf) = (context.channel_binding().unwrap(), [0; 64]);
-    context.pseudo_random(PrfKey::Full, b"input", &mut prf).unwrap();
+    context
+        .pseudo_random(PrfKey::Full, b"input", &mut prf)
+        .unwrap();
     let left = context.time_left().unwrap();
     let mut context = hop(context, &domain);
     assert_eq!(context.facts().hops, 1);
@@ -142,9 +153,11 @@ fn facts_travel<F: Talk>() {
     assert_eq!(peer.channel_binding().unwrap(), binding);
     for side in [&context, &peer] {
         let mut other = [0; 64];
-        side.pseudo_random(PrfKey::Full, b"input", &mut other).unwrap();
+        side.pseudo_random(PrfKey::Full, b"input", &mut other)
+            .unwrap();
         assert_eq!(other, prf);
-        side.pseudo_random(PrfKey::Partial, b"input", &mut other).unwrap();
+        side.pseudo_random(PrfKey::Partial, b"input", &mut other)
+            .unwrap();
         assert_ne!(other, prf);
     }
     assert!(context.time_left().unwrap() <= left);

@@ -48,7 +48,9 @@ fn another_user_is_refused_and_the_token_kept() {
         talk(&mut context, &mut peer);
     }
     let (context, _peer) = pair::<Message>(&domain);
-    let token = context.export(&Export::default().to(Importer::User(65_534))).unwrap();
+    let token = context
+        .export(&Export::default().to(Importer::User(65_534)))
+        .unwrap();
     assert_eq!(refused_here(&domain, token.as_bytes()), 0);
     let code = in_child(|| {
         support::become_user(65_534);
@@ -63,7 +65,9 @@ fn another_process_group_is_refused_and_the_token_kept() {
     let domain = domain();
     let (context, mut peer) = pair::<Message>(&domain);
     let group = process::process_group();
-    let token = context.export(&Export::default().to(Importer::ProcessGroup(group))).unwrap();
+    let token = context
+        .export(&Export::default().to(Importer::ProcessGroup(group)))
+        .unwrap();
     let code = in_child(|| {
         support::leave_process_group();
         refused_here(&domain, token.as_bytes())
@@ -85,21 +89,33 @@ fn another_process_is_refused_and_the_token_kept() {
         u8::from(import::<Message>(&domain, &token, None).is_err())
     });
     let chosen = Identity::of(child.pid()).unwrap();
-    let token = context.export(&Export::default().to(Importer::Process(chosen))).unwrap();
+    let token = context
+        .export(&Export::default().to(Importer::Process(chosen)))
+        .unwrap();
     assert_eq!(refused_here(&domain, token.as_bytes()), 0);
-    assert_eq!(in_child(|| refused_here(&domain, token.as_bytes())), Some(0));
+    assert_eq!(
+        in_child(|| refused_here(&domain, token.as_bytes())),
+        Some(0)
+    );
     support::write_all(&token_out, token.as_bytes());
     drop(token_out);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 
     // The same number, started at another time: another process.
     let own = Identity::own().unwrap();
-    let namesake = Identity { started: own.started.wrapping_sub(1), ..own };
+    let namesake = Identity {
+        started: own.started.wrapping_sub(1),
+        ..own
+    };
     let (context, mut peer) = pair::<Message>(&domain);
-    let token = context.export(&Export::default().to(Importer::Process(namesake))).unwrap();
+    let token = context
+        .export(&Export::default().to(Importer::Process(namesake)))
+        .unwrap();
     assert_eq!(refused_here(&domain, token.as_bytes()), 0);
     let (context, mut other_peer) = pair::<Message>(&domain);
-    let token = context.export(&Export::default().to(Importer::Process(own))).unwrap();
+    let token = context
+        .export(&Export::default().to(Importer::Process(own)))
+        .unwrap();
     let mut context: Context<Message> = import(&domain, token.as_bytes(), None).unwrap();
     talk(&mut context, &mut other_peer);
     let _ = &mut peer;
@@ -110,9 +126,14 @@ fn another_process_is_refused_and_the_token_kept() {
 fn an_expired_token_is_refused_and_its_context_ended() {
     let domain = domain();
     let (context, _peer) = pair::<Message>(&domain);
-    let token = context.export(&Export::default().within(Duration::ZERO)).unwrap();
+    let token = context
+        .export(&Export::default().within(Duration::ZERO))
+        .unwrap();
     let refused = import::<Message>(&domain, token.as_bytes(), None).unwrap_err();
-    assert_eq!((refused.major(), refused.minor()), (Major::NoContext, Minor::TokenExpired));
+    assert_eq!(
+        (refused.major(), refused.minor()),
+        (Major::NoContext, Minor::TokenExpired)
+    );
     domain.ledger().sweep();
     let refused = import::<Message>(&domain, token.as_bytes(), None).unwrap_err();
     assert_eq!(refused.major(), Major::NoContext);
@@ -130,7 +151,10 @@ fn a_tied_token_imports_beside_its_socket_only() {
     let token = context.export(&how).unwrap();
     for wrong in [None, Some(far.as_fd()), Some(listener.as_fd())] {
         let refused = import::<Record>(&domain, token.as_bytes(), wrong).unwrap_err();
-        assert_eq!((refused.major(), refused.minor()), (Major::Unauthorized, Minor::WrongSocket));
+        assert_eq!(
+            (refused.major(), refused.minor()),
+            (Major::Unauthorized, Minor::WrongSocket)
+        );
     }
     let copy = near.try_clone().unwrap();
     let mut context: Context<Record> =

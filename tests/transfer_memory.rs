@@ -37,7 +37,10 @@ struct Log(Mutex<Keys>);
 
 impl rustls::KeyLog for Log {
     fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
-        self.0.lock().unwrap().push((label.to_owned(), secret.to_vec()));
+        self.0
+            .lock()
+            .unwrap()
+            .push((label.to_owned(), secret.to_vec()));
     }
 }
 
@@ -64,7 +67,11 @@ impl Holder {
             std::env::set_current_dir(directory).unwrap();
             obey(accept(support::acceptor_config(), theirs))
         });
-        let mut holder = Self { child, wire: ours, keys: Vec::new() };
+        let mut holder = Self {
+            child,
+            wire: ours,
+            keys: Vec::new(),
+        };
         holder.keys = holder.shake_hands();
         holder
     }
@@ -73,7 +80,9 @@ impl Holder {
     fn shake_hands(&mut self) -> Keys {
         let mut roots = rustls::RootCertStore::empty();
         let authority = support::identity().authority.as_bytes();
-        roots.add(rustls::pki_types::CertificateDer::from_pem_slice(authority).unwrap()).unwrap();
+        roots
+            .add(rustls::pki_types::CertificateDer::from_pem_slice(authority).unwrap())
+            .unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -123,10 +132,15 @@ impl Holder {
 fn found(keys: &Keys, memory: &[(String, Vec<u8>)]) -> Vec<String> {
     let starts: Vec<&[u8]> = keys.iter().map(|(_, key)| &key[..8]).collect();
     let mut first = [false; 256];
-    starts.iter().for_each(|start| first[usize::from(start[0])] = true);
+    starts
+        .iter()
+        .for_each(|start| first[usize::from(start[0])] = true);
     let mut hits = vec![None; keys.len()];
     for (name, region) in memory {
-        for window in region.windows(8).filter(|window| first[usize::from(window[0])]) {
+        for window in region
+            .windows(8)
+            .filter(|window| first[usize::from(window[0])])
+        {
             for (hit, start) in hits.iter_mut().zip(&starts) {
                 if window == *start {
                     *hit = Some(name);
@@ -144,14 +158,29 @@ fn found(keys: &Keys, memory: &[(String, Vec<u8>)]) -> Vec<String> {
 fn memory_of(pid: u32) -> Vec<(String, Vec<u8>)> {
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let readable = maps.lines().filter(|line| line.contains(" r") && !line.contains("[v"));
+    let readable = maps
+        .lines()
+        .filter(|line| line.contains(" r") && !line.contains("[v"));
     let region = |line: &str| {
-        let (from, to) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
+        let (from, to) = line
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .split_once('-')
+            .unwrap();
         let parse = |text| u64::from_str_radix(text, 16).unwrap();
         let mut bytes = vec![0; (parse(to) - parse(from)) as usize];
         // Some special mappings cannot be read; they cannot be written to either.
         let read = memory.read_exact_at(&mut bytes, parse(from)).ok();
-        read.map(|()| (line.split_whitespace().nth(5).unwrap_or("anonymous").to_owned(), bytes))
+        read.map(|()| {
+            (
+                line.split_whitespace()
+                    .nth(5)
+                    .unwrap_or("anonymous")
+                    .to_owned(),
+                bytes,
+            )
+        })
     };
     readable.filter_map(region).collect()
 }
@@ -180,8 +209,14 @@ fn accept(config: Arc<baton::establish::AcceptorConfig>, mut wire: UnixStream) -
         let n = wire.read(&mut input).unwrap();
         heard = Record::hear(&mut context, input[..n].to_vec()).unwrap();
     }
-    wire.write_all(&Record::say(&mut context, &heard).unwrap()).unwrap();
-    Session { domain, context: Some(context), token: Vec::new(), wire }
+    wire.write_all(&Record::say(&mut context, &heard).unwrap())
+        .unwrap();
+    Session {
+        domain,
+        context: Some(context),
+        token: Vec::new(),
+        wire,
+    }
 }
 
 struct Session {
@@ -237,7 +272,12 @@ fn obey(mut session: Session) -> u8 {
 #[test]
 fn a_live_context_has_its_keys_in_memory() {
     let holder = Holder::start();
-    assert_eq!(holder.found().len(), holder.keys.len() - 1, "{:?}", holder.found());
+    assert_eq!(
+        holder.found().len(),
+        holder.keys.len() - 1,
+        "{:?}",
+        holder.found()
+    );
 }
 
 /// C1: everything the process held for the context is freed, and wiped.
@@ -267,7 +307,10 @@ fn a_forked_child_has_no_key() {
     let mut pid = [0; 4];
     holder.wire.read_exact(&mut pid).unwrap();
     let memory = memory_of(u32::from_ne_bytes(pid));
-    assert!(memory.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > 1 << 20, "it was read");
+    assert!(
+        memory.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > 1 << 20,
+        "it was read"
+    );
     assert_eq!(found(&holder.keys, &memory), [String::new(); 0]);
     assert!(!holder.found().is_empty(), "its parent goes on");
 }
@@ -284,7 +327,11 @@ fn a_core_file_holds_no_key() {
     let place: PathBuf = directory.path().to_owned();
     support::allow_core_files();
     let mut holder = Holder::start_in(&place);
-    assert_eq!(holder.found().len(), holder.keys.len() - 1, "the keys are in its memory");
+    assert_eq!(
+        holder.found().len(),
+        holder.keys.len() - 1,
+        "the keys are in its memory"
+    );
     holder.wire.write_all(b"a").unwrap();
     let status = holder.child.wait().unwrap();
     assert_eq!(status.signal(), Some(libc::SIGABRT));
@@ -294,5 +341,8 @@ fn a_core_file_holds_no_key() {
     };
     let core = fs::read(core.unwrap().path()).unwrap();
     assert!(core.len() > 100_000, "a core file has the heap in it");
-    assert_eq!(found(&holder.keys, &[("the core file".to_owned(), core)]), [String::new(); 0]);
+    assert_eq!(
+        found(&holder.keys, &[("the core file".to_owned(), core)]),
+        [String::new(); 0]
+    );
 }

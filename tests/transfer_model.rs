@@ -51,7 +51,11 @@ impl ReferenceStateMachine for Model {
     type Transition = Step;
 
     fn init_state() -> BoxedStrategy<Self> {
-        Just(Self { place: Place::Here, tokens: 0 }).boxed()
+        Just(Self {
+            place: Place::Here,
+            tokens: 0,
+        })
+        .boxed()
     }
 
     fn transitions(_: &Self) -> BoxedStrategy<Step> {
@@ -95,14 +99,18 @@ struct Real<F: Talk> {
 
 impl<F: Talk> Real<F> {
     fn hear_all(&mut self) {
-        let Some(context) = self.context.as_mut() else { return };
+        let Some(context) = self.context.as_mut() else {
+            return;
+        };
         for (bytes, text) in self.under_way.drain(..) {
             assert_eq!(F::hear(context, bytes).unwrap(), text);
         }
     }
 
     fn import(&mut self, place: &Place, back: usize) {
-        let Some(at) = self.tokens.len().checked_sub(back + 1) else { return };
+        let Some(at) = self.tokens.len().checked_sub(back + 1) else {
+            return;
+        };
         let imported = import::<F>(&self.domain, self.tokens[at].as_bytes(), None);
         if back == 0 && *place == Place::InTransit {
             self.context = Some(imported.unwrap());
@@ -112,7 +120,9 @@ impl<F: Talk> Real<F> {
     }
 
     fn import_damaged(&self, bit: usize) {
-        let Some(token) = self.tokens.last() else { return };
+        let Some(token) = self.tokens.last() else {
+            return;
+        };
         let mut bytes = token.as_bytes().to_vec();
         let at = bit % (bytes.len() * 8);
         bytes[at / 8] ^= 1 << (at % 8);
@@ -123,7 +133,10 @@ impl<F: Talk> Real<F> {
     fn fork(&mut self) {
         let code = in_child(|| {
             if let Some(mut context) = self.context.take() {
-                assert_eq!(F::say(&mut context, b"x").unwrap_err().minor(), Minor::ContextForked);
+                assert_eq!(
+                    F::say(&mut context, b"x").unwrap_err().minor(),
+                    Minor::ContextForked
+                );
                 let refused = context.export(&Export::default()).unwrap_err();
                 assert_eq!(refused.status.minor(), Minor::ContextForked);
             }
@@ -142,7 +155,13 @@ impl<F: Talk> StateMachineTest for Test<F> {
     fn init_test(_: &Model) -> Real<F> {
         let domain = domain();
         let (context, peer) = pair::<F>(&domain);
-        Real { domain, context: Some(context), peer, tokens: Vec::new(), under_way: Vec::new() }
+        Real {
+            domain,
+            context: Some(context),
+            peer,
+            tokens: Vec::new(),
+            under_way: Vec::new(),
+        }
     }
 
     fn apply(mut real: Real<F>, after: &Model, step: Step) -> Real<F> {
@@ -166,7 +185,8 @@ impl<F: Talk> StateMachineTest for Test<F> {
             }
             Step::Export => {
                 if let Some(context) = real.context.take() {
-                    real.tokens.push(context.export(&Export::default()).unwrap());
+                    real.tokens
+                        .push(context.export(&Export::default()).unwrap());
                 }
             }
             Step::Import(back) => {

@@ -22,7 +22,10 @@ fn once_in_this_process<F: Talk>() {
     talk(&mut context, &mut peer);
     //= proves spec/token.md#refusal
     let second = import::<F>(&domain, token.as_bytes(), None).unwrap_err();
-    assert_eq!((second.major(), second.minor()), (Major::NoContext, Minor::TokenSpent));
+    assert_eq!(
+        (second.major(), second.minor()),
+        (Major::NoContext, Minor::TokenSpent)
+    );
     talk(&mut context, &mut peer);
 }
 
@@ -40,7 +43,10 @@ fn goes_on_in_a_child<F: Talk>() {
     let (from_child, to_parent) = pipe();
     let mut child = forked(|| {
         let mut context: Context<F> = import(&domain, token.as_bytes(), None).unwrap();
-        support::write_all(&to_parent, &F::say(&mut context, b"from the child").unwrap());
+        support::write_all(
+            &to_parent,
+            &F::say(&mut context, b"from the child").unwrap(),
+        );
         let token = context.export(&Export::default()).unwrap();
         support::write_all(&to_parent, token.as_bytes());
         0
@@ -49,7 +55,10 @@ fn goes_on_in_a_child<F: Talk>() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let all = support::read_all(&from_child);
     let (said, token) = all.split_at(all.len() - 512);
-    assert_eq!(F::hear(&mut peer, said.to_vec()).unwrap(), b"from the child");
+    assert_eq!(
+        F::hear(&mut peer, said.to_vec()).unwrap(),
+        b"from the child"
+    );
     // The exporter of this token has ended; what it exported goes on (import after its restart).
     let mut context: Context<F> = import(&domain, token, None).unwrap();
     assert_eq!(context.facts().hops, 2);
@@ -110,10 +119,24 @@ fn of_sixteen_racing_importers_one_wins() {
             })
             .collect();
         drop((start, starter, winner));
-        let codes: Vec<_> = racers.into_iter().map(|mut child| child.wait().unwrap().code()).collect();
-        assert_eq!(codes.iter().filter(|c| **c == Some(0)).count(), 1, "round {round}: {codes:?}");
-        assert_eq!(codes.iter().filter(|c| **c == Some(1)).count(), 15, "round {round}: {codes:?}");
-        assert_eq!(Message::hear(&mut peer, support::read_all(&won)).unwrap(), b"mine");
+        let codes: Vec<_> = racers
+            .into_iter()
+            .map(|mut child| child.wait().unwrap().code())
+            .collect();
+        assert_eq!(
+            codes.iter().filter(|c| **c == Some(0)).count(),
+            1,
+            "round {round}: {codes:?}"
+        );
+        assert_eq!(
+            codes.iter().filter(|c| **c == Some(1)).count(),
+            15,
+            "round {round}: {codes:?}"
+        );
+        assert_eq!(
+            Message::hear(&mut peer, support::read_all(&won)).unwrap(),
+            b"mine"
+        );
     }
 }
 
@@ -133,7 +156,10 @@ fn a_forked_copy_is_dead<F: Talk>() {
     assert_eq!(code, Some(0));
     talk(&mut context, &mut peer);
     // Grandchildren no less.
-    assert_eq!(in_child(|| in_child(|| u8::from(context.check().is_ok())).unwrap() as u8), Some(0));
+    assert_eq!(
+        in_child(|| in_child(|| u8::from(context.check().is_ok())).unwrap() as u8),
+        Some(0)
+    );
     talk(&mut context, &mut peer);
 }
 
@@ -151,7 +177,11 @@ fn when_both_sides_of_a_fork_export_one_token_comes_out() {
     let (context, mut peer) = pair::<Message>(&domain);
     let mut context = Some(context);
     let code = in_child(|| {
-        let refused = context.take().unwrap().export(&Export::default()).unwrap_err();
+        let refused = context
+            .take()
+            .unwrap()
+            .export(&Export::default())
+            .unwrap_err();
         assert_eq!(refused.status.major(), Major::NoContext);
         drop(refused);
         0

@@ -62,7 +62,12 @@ impl Context<Message> {
     ///
     /// # Errors
     /// NO_CONTEXT, CONTEXT_EXPIRED; BAD_QOP when `qop` is not [`QOP_DEFAULT`].
-    pub fn wrap_size_limit(&self, confidential: bool, qop: u32, max_token: usize) -> Result<usize, Status> {
+    pub fn wrap_size_limit(
+        &self,
+        confidential: bool,
+        qop: u32,
+        max_token: usize,
+    ) -> Result<usize, Status> {
         self.ready()?;
         if qop != QOP_DEFAULT {
             return Err(Minor::QopUnknown.into());

@@ -45,7 +45,10 @@ impl Exporter {
         }
         let mut slot = Slot::new([0; MAX_SECRET]);
         slot[..secret.len()].copy_from_slice(secret);
-        Some(Self { suite, secret: slot })
+        Some(Self {
+            suite,
+            secret: slot,
+        })
     }
 
     /// The secret itself, to be sealed into a token.
@@ -98,16 +101,46 @@ pub(crate) struct Parts<F: Framing> {
 impl<F: Framing> Parts<F> {
     /// Joins the parts with the claim that this process runs them.
     pub(crate) fn claimed(self, claim: Claim, domain: Domain) -> Context<F> {
-        let Self { protection, exporter, facts, tickets } = self;
-        Context { protection, exporter, facts, tickets, id: claim.id(), claim, domain }
+        let Self {
+            protection,
+            exporter,
+            facts,
+            tickets,
+        } = self;
+        Context {
+            protection,
+            exporter,
+            facts,
+            tickets,
+            id: claim.id(),
+            claim,
+            domain,
+        }
     }
 }
 
 impl<F: Framing> Context<F> {
     /// Takes the context apart for export.
     pub(crate) fn into_parts(self) -> (Parts<F>, Claim, Domain) {
-        let Self { protection, exporter, facts, tickets, claim, domain, .. } = self;
-        (Parts { protection, exporter, facts, tickets }, claim, domain)
+        let Self {
+            protection,
+            exporter,
+            facts,
+            tickets,
+            claim,
+            domain,
+            ..
+        } = self;
+        (
+            Parts {
+                protection,
+                exporter,
+                facts,
+                tickets,
+            },
+            claim,
+            domain,
+        )
     }
 
     /// That this process still runs the context and its lifetime is not over: what every
@@ -181,7 +214,12 @@ impl<F: Framing> Context<F> {
     ///
     /// # Errors
     /// NO_CONTEXT, CONTEXT_EXPIRED, FAILURE when something is longer.
-    pub fn export_keying_material(&self, label: &[u8], context: &[u8], out: &mut [u8]) -> Result<(), Status> {
+    pub fn export_keying_material(
+        &self,
+        label: &[u8],
+        context: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), Status> {
         self.ready()?;
         if label.len() > 249 || out.len() > 8160 {
             return Err(Minor::MessageTooLarge.into());
@@ -223,7 +261,11 @@ impl<F: Framing> Context<F> {
     /// What an export of this moment would be called in the ledger.
     pub(crate) fn departure(&self) -> Result<Departure, Status> {
         let epoch = self.claim.next_epoch()?;
-        Ok(Departure { index: self.claim.index(), id: self.id, epoch })
+        Ok(Departure {
+            index: self.claim.index(),
+            id: self.id,
+            epoch,
+        })
     }
 
     /// The protection state, for a caller that has asked [`Context::check`] itself.

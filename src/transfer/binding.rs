@@ -34,7 +34,12 @@ pub(super) enum Permitted {
     Anyone,
     User(u32),
     ProcessGroup(u32),
-    Process { pid: u32, started: u64, inode: u64, namespace: u64 },
+    Process {
+        pid: u32,
+        started: u64,
+        inode: u64,
+        namespace: u64,
+    },
 }
 
 impl From<Importer> for Permitted {
@@ -61,8 +66,18 @@ impl Permitted {
             Self::Anyone => true,
             Self::User(uid) => process::uid() == uid,
             Self::ProcessGroup(group) => process::process_group() == group,
-            Self::Process { pid, started, inode, namespace } => {
-                let meant = Identity { pid, started, inode, pid_namespace: namespace };
+            Self::Process {
+                pid,
+                started,
+                inode,
+                namespace,
+            } => {
+                let meant = Identity {
+                    pid,
+                    started,
+                    inode,
+                    pid_namespace: namespace,
+                };
                 Identity::own().is_ok_and(|own| own == meant)
             }
         }
@@ -113,7 +128,11 @@ impl Binding {
     }
 
     pub(super) fn departure(&self) -> Departure {
-        Departure { id: self.context.into_array(), index: self.index, epoch: self.epoch }
+        Departure {
+            id: self.context.into_array(),
+            index: self.index,
+            epoch: self.epoch,
+        }
     }
 
     /// Whether this process, now and beside `socket`, is whom the token was sealed for.

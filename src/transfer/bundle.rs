@@ -37,18 +37,26 @@ pub struct Bundled<F: Framing> {
 ///
 /// All contexts of one call must be of one domain: others are kept, as UNAVAILABLE.
 pub fn bundle<F: Framing>(members: Vec<(Context<F>, OwnedFd)>, how: &Export) -> Bundled<F> {
-    let mut bundled = Bundled { parcels: Vec::new(), kept: Vec::new() };
+    let mut bundled = Bundled {
+        parcels: Vec::new(),
+        kept: Vec::new(),
+    };
     let mut filling: Option<Filling<F>> = None;
     for (context, socket) in members {
         if filling.as_ref().is_some_and(Filling::is_full) {
-            filling.take().into_iter().for_each(|full| full.close(&mut bundled));
+            filling
+                .take()
+                .into_iter()
+                .for_each(|full| full.close(&mut bundled));
         }
         let open = filling.get_or_insert_with(|| Filling::new(context.domain().clone(), how));
         if let Err(kept) = open.add(context, socket, how) {
             bundled.kept.push(kept);
         }
     }
-    filling.into_iter().for_each(|last| last.close(&mut bundled));
+    filling
+        .into_iter()
+        .for_each(|last| last.close(&mut bundled));
     bundled
 }
 
@@ -64,7 +72,12 @@ impl<F: Framing> Filling<F> {
     fn new(domain: Domain, how: &Export) -> Self {
         let mut scratch = Scratch::with_capacity(FULL + format::MAX_TOKEN);
         format::begin(&mut scratch);
-        Self { domain, deadline: how.deadline(), scratch, members: Vec::with_capacity(MAX_MEMBERS) }
+        Self {
+            domain,
+            deadline: how.deadline(),
+            scratch,
+            members: Vec::with_capacity(MAX_MEMBERS),
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -93,7 +106,12 @@ impl<F: Framing> Filling<F> {
     }
 
     //= spec/token.md#bundle
-    fn write(&mut self, context: &Context<F>, socket: &OwnedFd, how: &Export) -> Result<(), Status> {
+    fn write(
+        &mut self,
+        context: &Context<F>,
+        socket: &OwnedFd,
+        how: &Export,
+    ) -> Result<(), Status> {
         context.may_leave()?;
         if context.domain().id() != self.domain.id() {
             return Err(Minor::NotTransferable.into());
@@ -140,7 +158,8 @@ impl<F: Framing> Filling<F> {
         }
         fault::point("bundle.departed");
         secret::scrub_stack();
-        into.parcels.push(Parcel::from_bundle(self.scratch, sockets));
+        into.parcels
+            .push(Parcel::from_bundle(self.scratch, sockets));
     }
 
     fn seal(&mut self) -> Result<(), Status> {
@@ -158,9 +177,10 @@ fn depart<F: Framing>(context: Context<F>, deadline: u64) -> Result<(), NotExpor
     let (parts, claim, domain): (Parts<F>, Claim, Domain) = context.into_parts();
     match claim.depart(deadline) {
         Ok(_) => Ok(()),
-        Err(NotDeparted { claim, stay }) => {
-            Err(NotExported { context: parts.claimed(claim, domain), status: stay.into() })
-        }
+        Err(NotDeparted { claim, stay }) => Err(NotExported {
+            context: parts.claimed(claim, domain),
+            status: stay.into(),
+        }),
     }
 }
 

@@ -58,7 +58,11 @@ pub fn inside(domain: &Domain, token: &[u8]) -> Result<Vec<u8>, Status> {
 pub fn messages(domain: &Domain) -> Result<(Context<Message>, Context<Message>), Status> {
     let side = |initiator: bool| {
         let (tx, rx) = secrets(initiator);
-        let services = Services { replay: true, sequence: true, confidentiality: true };
+        let services = Services {
+            replay: true,
+            sequence: true,
+            confidentiality: true,
+        };
         let protection = Message::new(SUITE, initiator, &tx, &rx, services);
         context(domain, initiator, protection)
     };
@@ -80,7 +84,11 @@ pub fn records(domain: &Domain) -> Result<(Context<Record>, Context<Record>), St
             tx_sequence: 0,
             rx_sequence: 0,
         };
-        context(domain, initiator, Record::new(&secrets, Limits::default(), &[])?)
+        context(
+            domain,
+            initiator,
+            Record::new(&secrets, Limits::default(), &[])?,
+        )
     };
     Ok((side(false)?, side(true)?))
 }
@@ -88,12 +96,24 @@ pub fn records(domain: &Domain) -> Result<(Context<Record>, Context<Record>), St
 const SUITE: Suite = Suite::Aes128Gcm;
 
 fn secrets(initiator: bool) -> ([u8; 32], [u8; 32]) {
-    if initiator { ([1; 32], [2; 32]) } else { ([2; 32], [1; 32]) }
+    if initiator {
+        ([1; 32], [2; 32])
+    } else {
+        ([2; 32], [1; 32])
+    }
 }
 
-fn context<F: Framing>(domain: &Domain, initiator: bool, protection: F) -> Result<Context<F>, Status> {
+fn context<F: Framing>(
+    domain: &Domain,
+    initiator: bool,
+    protection: F,
+) -> Result<Context<F>, Status> {
     let facts = Facts {
-        role: if initiator { Role::Initiator } else { Role::Acceptor },
+        role: if initiator {
+            Role::Initiator
+        } else {
+            Role::Acceptor
+        },
         flags: Flags::from_bits_truncate(u32::MAX).without(Flags::ANONYMOUS),
         suite: SUITE.code(),
         initiator_name: None,
@@ -110,7 +130,15 @@ fn context<F: Framing>(domain: &Domain, initiator: bool, protection: F) -> Resul
         tickets: Default::default(),
     };
     let exporter = Exporter::new(SUITE, &[4; 32]).ok_or(Minor::System)?;
-    let parts = Parts { protection, exporter, facts: Box::new(facts), tickets: None };
-    let claim = domain.ledger().establish().map_err(|error| Status::from(&error))?;
+    let parts = Parts {
+        protection,
+        exporter,
+        facts: Box::new(facts),
+        tickets: None,
+    };
+    let claim = domain
+        .ledger()
+        .establish()
+        .map_err(|error| Status::from(&error))?;
     Ok(parts.claimed(claim, domain.clone()))
 }

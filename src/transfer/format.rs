@@ -48,9 +48,16 @@ pub(super) fn write_member<F: Framing>(
     binding: &Binding,
     context: &Context<F>,
 ) -> Result<(), Status> {
-    let state = context.protection().freeze().ok_or(Minor::NotTransferable)?;
+    let state = context
+        .protection()
+        .freeze()
+        .ok_or(Minor::NotTransferable)?;
     let exporter = context.exporter().secret();
-    let body = Body { exporter, facts: context.facts(), state };
+    let body = Body {
+        exporter,
+        facts: context.facts(),
+        state,
+    };
     codec::encode(&(binding, body), scratch, MAX_TOKEN - TAG)
         .map_err(|_| Minor::StateTooLarge.into())
 }
@@ -64,13 +71,24 @@ pub(super) fn read_body<F: Framing>(bytes: &[u8]) -> Result<(Parts<F>, &[u8]), S
     let protection = F::thaw(body.state).map_err(defect)?;
     let mut facts = Box::new(body.facts);
     facts.hops = facts.hops.saturating_add(1);
-    Ok((Parts { protection, exporter, facts, tickets: None }, rest))
+    Ok((
+        Parts {
+            protection,
+            exporter,
+            facts,
+            tickets: None,
+        },
+        rest,
+    ))
 }
 
 /// Pads to the next bucket, seals, and answers the token.
 pub(super) fn finish(scratch: &mut Scratch, domain: &Domain) -> Result<Vec<u8>, Status> {
     let needed = scratch.len() + TAG;
-    let size = BUCKETS.into_iter().find(|size| *size >= needed).ok_or(Minor::StateTooLarge)?;
+    let size = BUCKETS
+        .into_iter()
+        .find(|size| *size >= needed)
+        .ok_or(Minor::StateTooLarge)?;
     scratch.resize(size - TAG);
     let tag = seal(scratch, TOKEN, domain)?;
     let mut token = Vec::with_capacity(size);
@@ -139,7 +157,11 @@ impl Header {
         key.copy_from_slice(&header[KEY_AT..NONCE_AT]);
         let mut nonce = [0; REST_NONCE];
         nonce.copy_from_slice(&header[NONCE_AT..]);
-        Ok(Self { version: header[3], key: u64::from_be_bytes(key), nonce })
+        Ok(Self {
+            version: header[3],
+            key: u64::from_be_bytes(key),
+            nonce,
+        })
     }
 }
 
@@ -164,7 +186,9 @@ pub(super) fn open<'a>(
 ) -> Result<&'a [u8], Status> {
     domain
         .keyring()
-        .with(header.key, |key| open_under(sealed, header, &domain.id(), key))
+        .with(header.key, |key| {
+            open_under(sealed, header, &domain.id(), key)
+        })
         .ok_or(Minor::TokenKey)?
 }
 

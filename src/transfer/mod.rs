@@ -70,7 +70,12 @@ impl Default for Export {
     /// For any process of the domain, for one minute; a token tied to no socket, a bundle's
     /// members each to its own.
     fn default() -> Self {
-        Self { importer: Importer::Anyone, lifetime: Duration::from_secs(60), cookie: None, tie_each: true }
+        Self {
+            importer: Importer::Anyone,
+            lifetime: Duration::from_secs(60),
+            cookie: None,
+            tie_each: true,
+        }
     }
 }
 
@@ -122,7 +127,9 @@ pub struct NotExported<F: Framing> {
 
 impl<F: Framing> core::fmt::Debug for NotExported<F> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("NotExported").field("status", &self.status).finish_non_exhaustive()
+        f.debug_struct("NotExported")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
     }
 }
 
@@ -149,7 +156,12 @@ impl<F: Framing> Context<F> {
         let deadline = how.deadline();
         let sealed = match self.sealed(how, deadline) {
             Ok(sealed) => sealed,
-            Err(status) => return Err(NotExported { context: self, status }),
+            Err(status) => {
+                return Err(NotExported {
+                    context: self,
+                    status,
+                });
+            }
         };
         fault::point("export.sealed");
         let (parts, claim, domain) = self.into_parts();
@@ -160,9 +172,10 @@ impl<F: Framing> Context<F> {
                 secret::scrub_stack();
                 Ok(Token::from_sealed(sealed))
             }
-            Err(NotDeparted { claim, stay }) => {
-                Err(NotExported { context: parts.claimed(claim, domain), status: stay.into() })
-            }
+            Err(NotDeparted { claim, stay }) => Err(NotExported {
+                context: parts.claimed(claim, domain),
+                status: stay.into(),
+            }),
         }
     }
 
@@ -242,7 +255,10 @@ fn activate<F: Framing>(
         return Err(Minor::Injected.into());
     }
     let Departure { index, id, epoch } = binding.departure();
-    let claim = domain.ledger().arrive(index, &id, epoch).map_err(|r| Status::from(&r))?;
+    let claim = domain
+        .ledger()
+        .arrive(index, &id, epoch)
+        .map_err(|r| Status::from(&r))?;
     fault::point("import.claimed");
     let context = parts.claimed(claim, domain.clone());
     secret::scrub_stack();

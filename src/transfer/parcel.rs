@@ -22,11 +22,17 @@ enum Bytes {
 impl Parcel {
     /// A token with the socket it belongs to, if any.
     pub fn new(token: Token, socket: Option<OwnedFd>) -> Self {
-        Self { bytes: Bytes::Token(token.into_bytes()), sockets: socket.into_iter().collect() }
+        Self {
+            bytes: Bytes::Token(token.into_bytes()),
+            sockets: socket.into_iter().collect(),
+        }
     }
 
     pub(super) fn from_bundle(sealed: Scratch, sockets: Vec<OwnedFd>) -> Self {
-        Self { bytes: Bytes::Bundle(sealed), sockets }
+        Self {
+            bytes: Bytes::Bundle(sealed),
+            sockets,
+        }
     }
 
     /// The sealed bytes.
@@ -45,6 +51,11 @@ impl Parcel {
 
 impl core::fmt::Debug for Parcel {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Parcel({} bytes, {} sockets)", self.as_bytes().len(), self.sockets.len())
+        write!(
+            f,
+            "Parcel({} bytes, {} sockets)",
+            self.as_bytes().len(),
+            self.sockets.len()
+        )
     }
 }

@@ -49,7 +49,11 @@ impl Sender {
     /// The system's.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         socket::set_buffers(&socket, BUFFER)?;
-        Ok(Self { socket, unacknowledged: VecDeque::new(), acknowledged: 0 })
+        Ok(Self {
+            socket,
+            unacknowledged: VecDeque::new(),
+            acknowledged: 0,
+        })
     }
 
     /// Sends a parcel, waiting while the socket is full, and keeps it until it is acknowledged.
@@ -123,7 +127,9 @@ impl Sender {
     }
 
     fn forget(&mut self, count: u64) -> io::Result<()> {
-        let new = count.checked_sub(self.acknowledged).and_then(|new| usize::try_from(new).ok());
+        let new = count
+            .checked_sub(self.acknowledged)
+            .and_then(|new| usize::try_from(new).ok());
         match new {
             Some(new) if new <= self.unacknowledged.len() => {
                 self.unacknowledged.drain(..new);
@@ -155,7 +161,12 @@ impl Receiver {
         socket::set_buffers(&socket, BUFFER)?;
         let mut scratch = Scratch::with_capacity(LONGEST);
         scratch.resize(LONGEST);
-        Ok(Self { socket, scratch, received: 0, acknowledged: 0 })
+        Ok(Self {
+            socket,
+            scratch,
+            received: 0,
+            acknowledged: 0,
+        })
     }
 
     /// Waits for the next parcel and imports what it carries; none when the other end is closed.
@@ -168,14 +179,19 @@ impl Receiver {
     /// was imported.
     pub fn receive<F: Framing>(&mut self, domain: &Domain) -> io::Result<Option<Vec<Arrival<F>>>> {
         let mut sockets = Vec::new();
-        let Some(length) = self.next_message(&mut sockets)? else { return Ok(None) };
+        let Some(length) = self.next_message(&mut sockets)? else {
+            return Ok(None);
+        };
         fault::point("passage.received");
         self.received += 1;
         let message = &mut self.scratch[..length];
         if message.starts_with(&BUNDLE) {
             let with_socket = |(context, socket)| (context, Some(socket));
             return Ok(Some(match unbundle(domain, message, sockets) {
-                Ok(outcomes) => outcomes.into_iter().map(|one| one.map(with_socket)).collect(),
+                Ok(outcomes) => outcomes
+                    .into_iter()
+                    .map(|one| one.map(with_socket))
+                    .collect(),
                 Err(status) => vec![Err(status)],
             }));
         }

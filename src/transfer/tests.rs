@@ -38,7 +38,10 @@ fn sealed<F: Framing>(context: &Context<F>, binding: &Binding) -> Vec<u8> {
     let mut scratch = Scratch::with_capacity(BUCKETS[0]);
     format::begin(&mut scratch);
     format::write_member(&mut scratch, binding, context).unwrap();
-    let size = BUCKETS.into_iter().find(|size| *size >= scratch.len() + TAG).unwrap();
+    let size = BUCKETS
+        .into_iter()
+        .find(|size| *size >= scratch.len() + TAG)
+        .unwrap();
     scratch.resize(size - TAG);
     let key = (KEY_ID, &KEY);
     let tag = format::seal_under(&mut scratch, TOKEN, &DOMAIN, key, NONCE).unwrap();
@@ -54,14 +57,20 @@ fn hex(bytes: &[u8]) -> String {
 
 fn unhex(text: &str) -> Vec<u8> {
     let digits = text.as_bytes().chunks_exact(2);
-    digits.map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    digits
+        .map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
 }
 
 /// The lines `name: value` of a vector file, values in hexadecimal.
 fn lines(name: &str, made: &[(&str, Vec<u8>)]) -> Vec<Vec<u8>> {
-    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "spec/vectors/tokens", name].iter().collect();
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "spec/vectors/tokens", name]
+        .iter()
+        .collect();
     if std::env::var_os("BATON_WRITE").is_some() {
-        let text = made.iter().map(|(name, value)| format!("{name}: {}\n", hex(value)));
+        let text = made
+            .iter()
+            .map(|(name, value)| format!("{name}: {}\n", hex(value)));
         std::fs::write(&path, text.collect::<String>()).unwrap();
     }
     let text = std::fs::read_to_string(&path).unwrap();
@@ -105,13 +114,30 @@ fn golden<F: Framing>(name: &str, context: &Context<F>, binding: Binding) {
 fn golden_tokens_are_sealed_and_opened_byte_for_byte() {
     let domain = Domain::inherited(8).unwrap();
     let (acceptor, initiator) = super::forge::messages(&domain).unwrap();
-    golden("v1-message-acceptor.txt", &acceptor, binding::<Message>(Permitted::Anyone, None));
-    golden("v1-message-initiator.txt", &initiator, binding::<Message>(Permitted::User(1000), None));
+    golden(
+        "v1-message-acceptor.txt",
+        &acceptor,
+        binding::<Message>(Permitted::Anyone, None),
+    );
+    golden(
+        "v1-message-initiator.txt",
+        &initiator,
+        binding::<Message>(Permitted::User(1000), None),
+    );
     let (acceptor, initiator) = super::forge::records(&domain).unwrap();
     let tied = binding::<Record>(Permitted::ProcessGroup(77), Some(u64::MAX));
     golden("v1-record-server.txt", &acceptor, tied);
-    let process = Permitted::Process { pid: 7, started: 8, inode: 9, namespace: 10 };
-    golden("v1-record-client.txt", &initiator, binding::<Record>(process, None));
+    let process = Permitted::Process {
+        pid: 7,
+        started: 8,
+        inode: 9,
+        namespace: 10,
+    };
+    golden(
+        "v1-record-client.txt",
+        &initiator,
+        binding::<Record>(process, None),
+    );
 }
 
 #[test]

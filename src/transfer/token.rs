@@ -30,7 +30,12 @@ impl Token {
     pub fn public_header(&self) -> PublicHeader {
         let header = Header::read(&self.0, TOKEN).ok();
         let (key, nonce) = header.map_or((0, [0; REST_NONCE]), |h| (h.key, h.nonce));
-        PublicHeader { version: format::VERSION, key, nonce, size: self.0.len() }
+        PublicHeader {
+            version: format::VERSION,
+            key,
+            nonce,
+            size: self.0.len(),
+        }
     }
 }
 
@@ -70,14 +75,21 @@ impl PublicHeader {
         if header.version == format::VERSION && !BUCKETS.contains(&bytes.len()) {
             return Err(Minor::TokenMalformed.into());
         }
-        Ok(Self { version: header.version, key: header.key, nonce: header.nonce, size: bytes.len() })
+        Ok(Self {
+            version: header.version,
+            key: header.key,
+            nonce: header.nonce,
+            size: bytes.len(),
+        })
     }
 }
 
 impl fmt::Display for PublicHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "version {}, key {:016x}, nonce ", self.version, self.key)?;
-        self.nonce.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        self.nonce
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
         write!(f, ", {} bytes", self.size)
     }
 }
