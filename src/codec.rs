@@ -21,10 +21,12 @@ struct Into<'a> {
 impl postcard::ser_flavors::Flavor for Into<'_> {
     type Output = ();
 
+    #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
         self.try_extend(&[byte])
     }
 
+    #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
         if bytes.len() > self.limit.saturating_sub(self.out.len()) {
             return Err(postcard::Error::SerializeBufferFull);

@@ -146,7 +146,7 @@ impl<F: Framing> Context<F> {
     /// That this process still runs the context and its lifetime is not over: what every
     /// operation asks first.
     #[inline]
-    fn ready(&self) -> Result<(), Status> {
+    pub(crate) fn ready(&self) -> Result<(), Status> {
         self.claim.check()?;
         match self.facts.expires {
             Some(end) if clock::unix_seconds_coarse() >= end => Err(Minor::LifetimeOver.into()),

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use crate::crypto::{self, AeadKey, IV, MAX_KEY, MAX_SECRET, Refused, Suite, TAG};
+use crate::crypto::{self, AeadKey, Expanded, IV, MAX_KEY, MAX_SECRET, Refused, Suite};
 
 /// Bytes of a generation's key and IV, as they travel.
 pub(super) const fn key_len(suite: Suite) -> usize {
@@ -12,62 +12,46 @@ pub(super) const fn key_len(suite: Suite) -> usize {
 /// A secret on its way: wiped where it was.
 pub(super) type Secret = Zeroizing<[u8; MAX_SECRET]>;
 
-/// The key of one generation: expanded, and as it travels.
-pub(super) struct Key {
-    aead: AeadKey,
-    /// Key and IV, [`key_len`] bytes, then zeros.
-    material: [u8; MAX_KEY + IV],
-}
+/// The key of one generation, as it travels: key and IV, [`key_len`] bytes, then zeros.
+pub(super) struct Key([u8; MAX_KEY + IV]);
 
 impl Key {
-    /// Expands key and IV as they travelled. Refused when `material` is not [`key_len`] long.
+    /// Key and IV as they travelled. Refused when `material` is not [`key_len`] long.
     pub(super) fn restore(suite: Suite, material: &[u8]) -> Result<Self, Refused> {
-        let (key, iv) = material.split_at_checked(suite.key_len()).ok_or(Refused)?;
-        let aead = AeadKey::new(suite, key, iv)?;
+        if material.len() != key_len(suite) {
+            return Err(Refused);
+        }
         let mut kept = [0; MAX_KEY + IV];
-        kept.get_mut(..material.len())
-            .ok_or(Refused)?
-            .copy_from_slice(material);
-        Ok(Self {
-            aead,
-            material: kept,
-        })
+        kept[..material.len()].copy_from_slice(material);
+        Ok(Self(kept))
     }
 
     /// The key of a generation's secret.
     //= spec/messages.md#keys
     fn derive(suite: Suite, secret: &[u8; MAX_SECRET]) -> Self {
-        let mut material = Zeroizing::new([0; MAX_KEY + IV]);
+        let mut material = [0; MAX_KEY + IV];
         let (key, rest) = material.split_at_mut(suite.key_len());
         let mut iv = [0; IV];
         crypto::traffic_key(suite, &secret[..suite.secret_len()], key, &mut iv);
         rest[..IV].copy_from_slice(&iv);
-        let Ok(key) = Self::restore(suite, &material[..key_len(suite)]) else {
-            unreachable!("the lengths are the suite's")
-        };
-        key
+        Self(material)
     }
 
     /// Key and IV, as they travel.
     pub(super) fn material(&self, suite: Suite) -> &[u8] {
-        &self.material[..key_len(suite)]
+        &self.0[..key_len(suite)]
     }
 
+    /// The expanded key, in `place`, which holds no other key's.
     //= spec/messages.md#nonce
     #[inline]
-    pub(super) fn seal(
+    pub(super) fn expanded<'a>(
         &self,
-        sequence: u64,
-        aad: &[u8],
-        in_out: &mut [u8],
-    ) -> Result<[u8; TAG], Refused> {
-        self.aead.seal(sequence, aad, in_out)
-    }
-
-    /// Opens `in_out`, ciphertext and tag, where it lies.
-    #[inline]
-    pub(super) fn open(&self, sequence: u64, aad: &[u8], in_out: &mut [u8]) -> Result<(), Refused> {
-        self.aead.open(sequence, aad, in_out).map(|_| ())
+        suite: Suite,
+        place: &'a mut Expanded,
+    ) -> Result<&'a AeadKey, Refused> {
+        let (key, iv) = self.material(suite).split_at(suite.key_len());
+        place.of(suite, key, iv)
     }
 }
 

@@ -49,7 +49,7 @@ use send::Sending;
 use window::Window;
 use zeroize::Zeroizing;
 
-use crate::crypto::{Suite, TAG};
+use crate::crypto::{Expanded, Suite, TAG};
 use crate::secret::{Slot, scrub_stack};
 use crate::status::Supplementary;
 
@@ -99,8 +99,8 @@ pub struct Unwrapped<'a> {
 
 /// The protection state of one context in message framing.
 ///
-/// All keys and secrets are in one [`Slot`]: wiped on drop, in forked children, and out of core
-/// dumps. The key of the receiver's previous generation has a second one, as long as it is kept.
+/// All keys and secrets are in [`Slot`]s: wiped on drop, in forked children, and out of core dumps.
+/// A key is expanded at its first use; the receiver's previous one is kept as long as it may be needed.
 /// What a forked child has is no state any more: every call there is refused.
 pub struct Message {
     suite: Suite,
@@ -109,7 +109,9 @@ pub struct Message {
     closed_here: bool,
     closed_by_peer: bool,
     state: Slot<State>,
-    previous: Option<Slot<Key>>,
+    previous: Option<(Slot<Key>, Expanded)>,
+    tx_key: Expanded,
+    rx_key: Expanded,
 }
 
 struct State {
@@ -143,6 +145,8 @@ impl Message {
             closed_by_peer: false,
             state,
             previous: None,
+            tx_key: Expanded::default(),
+            rx_key: Expanded::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::header::{Header, Kind};
 use super::keys::{Chain, Key};
 use super::{AHEAD, Error, HEADER, MAX_MESSAGE, Message, Unwrapped, behind, state};
-use crate::crypto::TAG;
+use crate::crypto::{Expanded, Suite, TAG};
 use crate::secret::{Slot, scrub_stack};
 use crate::status::Supplementary;
 
@@ -85,18 +85,15 @@ impl Message {
         let (token, present) = (header.generation, self.state.rx.generation);
         //= spec/messages.md#ahead
         if token == present {
-            open(&self.state.rx.key, header, aad, in_out)?;
+            let key = &self.state.rx.key;
+            open(self.suite, key, &mut self.rx_key, header, aad, in_out)?;
         } else if token > present && token - present <= AHEAD {
             let opened = self.open_ahead(token - present, header, aad, in_out);
             scrub_stack();
             opened?;
         } else if present.checked_sub(token) == Some(1) {
-            open(
-                self.previous.as_ref().ok_or(Error::Forged)?,
-                header,
-                aad,
-                in_out,
-            )?;
+            let (key, place) = self.previous.as_mut().ok_or(Error::Forged)?;
+            open(self.suite, key, place, header, aad, in_out)?;
         } else {
             return Err(Error::Forged);
         }
@@ -126,25 +123,37 @@ impl Message {
         let suite = self.suite;
         let (secret, before) = self.state.rx.ahead(suite, steps);
         let next = Chain::at(suite, header.generation, &secret);
-        open(&next.key, header, aad, in_out)?;
+        let mut place = Expanded::default();
+        open(suite, &next.key, &mut place, header, aad, in_out)?;
         //= spec/messages.md#commit
         let state = &mut *self.state;
         let last = core::mem::replace(&mut state.rx, next);
-        let previous = if steps == 1 {
-            last.key
-        } else {
-            Chain::key_of(suite, &before)
-        };
         state.since = header.sequence;
-        self.previous = Some(Slot::new(previous));
+        let last_place = core::mem::replace(&mut self.rx_key, place);
+        self.previous = Some(if steps == 1 {
+            (Slot::new(last.key), last_place)
+        } else {
+            (
+                Slot::new(Chain::key_of(suite, &before)),
+                Expanded::default(),
+            )
+        });
         Ok(())
     }
 }
 
 #[inline]
-fn open(key: &Key, header: &Header, aad: &[u8], in_out: &mut [u8]) -> Result<(), Error> {
-    key.open(header.sequence, aad, in_out)
-        .map_err(|_| Error::Forged)
+fn open(
+    suite: Suite,
+    key: &Key,
+    place: &mut Expanded,
+    header: &Header,
+    aad: &[u8],
+    in_out: &mut [u8],
+) -> Result<(), Error> {
+    let key = key.expanded(suite, place).map_err(|_| Error::Forged)?;
+    let opened = key.open(header.sequence, aad, in_out);
+    opened.map(|_| ()).map_err(|_| Error::Forged)
 }
 
 /// A copy of a tag: opening wants to write where it reads.

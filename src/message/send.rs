@@ -116,6 +116,7 @@ impl Message {
         //= spec/messages.md#move
         if state.tx.messages >= MESSAGES_PER_KEY || state.tx.bytes + bytes > BYTES_PER_KEY {
             state.tx.move_on(self.suite)?;
+            self.tx_key.forget();
             scrub_stack();
         }
         let header = Header {
@@ -132,8 +133,11 @@ impl Message {
     }
 
     #[inline]
-    fn seal(&self, header: &Header, aad: &[u8], in_out: &mut [u8]) -> Result<[u8; TAG], Error> {
+    fn seal(&mut self, header: &Header, aad: &[u8], in_out: &mut [u8]) -> Result<[u8; TAG], Error> {
         let key = &self.state.tx.chain.key;
+        let key = key
+            .expanded(self.suite, &mut self.tx_key)
+            .map_err(|_| Error::TooLarge)?;
         key.seal(header.sequence, aad, in_out)
             .map_err(|_| Error::TooLarge)
     }

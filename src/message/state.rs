@@ -7,7 +7,7 @@ use super::send::Sending;
 use super::window::{WINDOW, Window};
 use super::{BYTES_PER_KEY, HEADER, MAX_MESSAGE, MESSAGES_PER_KEY, Message, Services, State};
 use crate::codec::{Defect, Framing};
-use crate::crypto::Suite;
+use crate::crypto::{Expanded, Suite};
 use crate::secret::Slot;
 
 const INITIATOR: u8 = 0x01;
@@ -141,7 +141,10 @@ impl Framing for Message {
             rx_next: state.window.next(),
             rx_seen: state.window.seen(),
             rx_since: state.since,
-            rx_previous: self.previous.as_ref().map(|key| Bytes(key.material(suite))),
+            rx_previous: self
+                .previous
+                .as_ref()
+                .map(|(key, _)| Bytes(key.material(suite))),
         })
     }
 
@@ -157,9 +160,10 @@ impl Framing for Message {
         let window = Window::restore(frozen.rx_next, frozen.rx_seen).ok_or(Defect)?;
         let previous = match &frozen.rx_previous {
             None => None,
-            Some(material) => Some(Slot::new(
-                Key::restore(suite, material.0).map_err(|_| Defect)?,
-            )),
+            Some(material) => {
+                let key = Key::restore(suite, material.0).map_err(|_| Defect)?;
+                Some((Slot::new(key), Expanded::default()))
+            }
         };
         let state = State {
             tx: Sending {
@@ -184,6 +188,8 @@ impl Framing for Message {
             closed_by_peer: has(CLOSED_BY_PEER),
             state: Slot::new(state),
             previous,
+            tx_key: Expanded::default(),
+            rx_key: Expanded::default(),
         })
     }
 }

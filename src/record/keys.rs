@@ -2,7 +2,7 @@
 
 use zeroize::Zeroize;
 
-use crate::crypto::{self, AeadKey, IV, MAX_KEY, MAX_SECRET, Refused, Suite};
+use crate::crypto::{self, IV, MAX_KEY, MAX_SECRET, Refused, Suite};
 use crate::secret;
 
 /// Both directions. It lives in a [`secret::Slot`] and nowhere else.
@@ -17,7 +17,6 @@ pub(super) struct Direction {
     secret: [u8; MAX_SECRET],
     key: [u8; MAX_KEY],
     iv: [u8; IV],
-    pub(super) aead: AeadKey,
 }
 
 impl Direction {
@@ -45,16 +44,13 @@ impl Direction {
         if secret.len() != suite.secret_len() || key.len() != suite.key_len() {
             return Err(Refused);
         }
-        let aead = AeadKey::new(suite, key, iv)?;
         let mut direction = Self {
             secret: [0; MAX_SECRET],
             key: [0; MAX_KEY],
-            iv: [0; IV],
-            aead,
+            iv: iv.try_into().map_err(|_| Refused)?,
         };
         direction.secret[..secret.len()].copy_from_slice(secret);
         direction.key[..key.len()].copy_from_slice(key);
-        direction.iv.copy_from_slice(iv);
         Ok(direction)
     }
 
@@ -65,7 +61,7 @@ impl Direction {
         crypto::next_secret(suite, &self.secret[..length], &mut next[..length]);
         let moved = Self::derive(suite, &next[..length]).map(|direction| *self = direction);
         next.zeroize();
-        // Expanding a key leaves it on the stack, and a generation that is over must be gone.
+        // Deriving leaves copies on the stack, and a generation that is over must be gone.
         secret::scrub_stack();
         moved
     }

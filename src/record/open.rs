@@ -79,11 +79,11 @@ impl Protocol {
         }
         let (header, body) = record.split_at_mut(HEADER);
         //= spec/records.md#forged
+        let rx = &self.keys.rx;
         let inner = self
-            .keys
-            .rx
-            .aead
-            .open(self.rx_sequence, header, body)
+            .rx_key
+            .of(self.suite, rx.key(self.suite), rx.iv())
+            .and_then(|key| key.open(self.rx_sequence, header, body))
             .map_err(|_| Error::Forged)?;
         self.rx_sequence += 1;
         if self.rx_sequence >= limit && !self.asked && !self.tx_closed {
@@ -200,6 +200,7 @@ impl Protocol {
             .rx
             .advance(self.suite)
             .map_err(|_| Error::UsedUp)?;
+        self.rx_key.forget();
         self.rx_sequence = 0;
         self.asked = false;
         self.owes_request = false;

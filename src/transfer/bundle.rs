@@ -7,7 +7,7 @@ use crate::codec::Framing;
 use crate::context::{Context, Parts};
 use crate::crypto::TAG;
 use crate::ledger::{Claim, Domain, NotDeparted};
-use crate::secret::{self, Scratch};
+use crate::secret::Scratch;
 use crate::status::{Minor, Status};
 use crate::sys::{fault, socket};
 
@@ -157,7 +157,6 @@ impl<F: Framing> Filling<F> {
             }
         }
         fault::point("bundle.departed");
-        secret::scrub_stack();
         into.parcels
             .push(Parcel::from_bundle(self.scratch, sockets));
     }

@@ -168,8 +168,8 @@ impl<F: Framing> Context<F> {
         match claim.depart(deadline) {
             Ok(_) => {
                 fault::point("export.departed");
+                // No key was copied out of its pages on the way into the token.
                 drop(parts);
-                secret::scrub_stack();
                 Ok(Token::from_sealed(sealed))
             }
             Err(NotDeparted { claim, stay }) => Err(NotExported {
@@ -191,7 +191,7 @@ impl<F: Framing> Context<F> {
     }
 
     fn may_leave(&self) -> Result<(), Status> {
-        self.time_left()?;
+        self.ready()?;
         if self.facts().flags.contains(Flags::TRANSFERABLE) {
             Ok(())
         } else {
@@ -261,6 +261,7 @@ fn activate<F: Framing>(
         .map_err(|r| Status::from(&r))?;
     fault::point("import.claimed");
     let context = parts.claimed(claim, domain.clone());
-    secret::scrub_stack();
+    // Secrets and keys passed over the stack on their way into their pages.
+    secret::scrub_shallow_stack();
     Ok(context)
 }
