@@ -387,7 +387,8 @@ fn canonical_host(host: &str) -> Result<String, Defect> {
     }
     let host = host.strip_suffix('.').unwrap_or(host);
     match DnsName::try_from(host) {
-        Ok(_) => Ok(host.to_ascii_lowercase()),
-        Err(_) => Err(Defect::Malformed),
+        // A second final dot would be taken for the first.
+        Ok(_) if !host.ends_with('.') => Ok(host.to_ascii_lowercase()),
+        _ => Err(Defect::Malformed),
     }
 }

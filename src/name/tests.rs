@@ -73,6 +73,7 @@ fn a_host_that_is_none_is_refused() {
         "imap@bücher.example",
         "imap@a\0",
         "imap@.",
+        "imap@a..",
         "../x@host",
         "-rf@host",
         "imap/x@host",
