@@ -7,7 +7,6 @@ use std::sync::Arc;
 use rustix::fs::{SealFlags, fcntl_get_seals};
 
 use super::{Error, Keyring, Ledger, Options, random_id, runtime};
-use crate::sys::fault;
 use crate::sys::memory::Mapping;
 
 /// A ledger and its sealing keys (`spec/domains.md`). A handle: clones name the same domain, also
@@ -88,7 +87,6 @@ impl Domain {
     }
 
     fn of(ledger: Ledger, keyring: Keyring) -> Self {
-        fault::point("ledger.domain.opened");
         Self(Arc::new(Inner { ledger, keyring }))
     }
 

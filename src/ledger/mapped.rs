@@ -19,8 +19,6 @@ use crate::sys::fault;
 use crate::sys::memory::Mapping;
 use crate::sys::process::{self, Identity};
 
-/// A full ledger is swept at most this often, in milliseconds.
-const SWEEP_INTERVAL: u64 = 1000;
 /// Option bit 0: ended contexts wait for a collector.
 const COLLECT: u64 = 1;
 
@@ -112,8 +110,8 @@ impl Ledger {
 
     /// A new context, active in this process.
     ///
-    /// [`Error::Full`] when no entry is free; before that the ledger is swept, at most once a
-    /// second. [`Error::TooManyProcesses`], [`Error::System`] when this process cannot join.
+    /// [`Error::Full`] when no entry is free; before that the ledger is swept, if that was not
+    /// done just now. [`Error::TooManyProcesses`], [`Error::System`] when this process cannot join.
     //= spec/ledger.md#full
     pub fn establish(&self) -> Result<Claim, Error> {
         if fault::fail("ledger.establish.full") {
@@ -259,11 +257,10 @@ impl Ledger {
     #[inline]
     fn join(&self) -> Result<Member, Error> {
         let word = process::word();
-        if self.0.member.load(Acquire) == word {
-            return Ok(Member {
-                slot: self.0.slot.load(Relaxed),
-                word,
-            });
+        let slot = self.0.slot.load(Relaxed);
+        // Whoever judged us dead was wrong, or wrote noise; a new slot is as good.
+        if self.0.member.load(Acquire) == word && self.processes().is(slot, word) {
+            return Ok(Member { slot, word });
         }
         self.join_anew(word)
     }
@@ -300,10 +297,16 @@ impl Ledger {
             .ok_or(Error::Damaged("length"))?;
         let last = swept.get();
         // A time to come is noise.
-        if last <= now && now - last < SWEEP_INTERVAL || swept.step(last, now).is_err() {
+        if last <= now && now - last < self.pause() || swept.step(last, now).is_err() {
             return Ok(());
         }
         self.sweep().map(drop)
+    }
+
+    /// Milliseconds between two sweeps of a full ledger: some ten times what one takes.
+    //= spec/ledger.md#full
+    pub(super) fn pause(&self) -> u64 {
+        1 + self.table().used() as u64 / 1024 + self.processes().used() as u64 / 8
     }
 
     /// Backs entries or slots of an area that begins at word `area`, so that a full disk is an

@@ -104,7 +104,7 @@ impl<'a, W: Word> Processes<'a, W> {
         }
     }
 
-    fn used(&self) -> usize {
+    pub(super) fn used(&self) -> usize {
         usize::try_from(self.used.get()).map_or(self.capacity, |used| used.min(self.capacity))
     }
 
@@ -155,6 +155,13 @@ impl<'a, W: Word> Processes<'a, W> {
                 return Ok(u32::try_from(index).ok());
             }
         }
+    }
+
+    /// Whether the slot is that of the process with this word, and nobody has judged it dead.
+    pub(super) fn is(&self, slot: u32, word: u64) -> bool {
+        self.slot(slot as usize).is_some_and(|slot| {
+            Control(slot[CONTROL].get()).state() == State::Live && slot[PROCESS_WORD].get() == word
+        })
     }
 
     /// Counts one more entry that may name this process's slot; before it does.

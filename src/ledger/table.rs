@@ -64,7 +64,7 @@ impl<'a, W: Word> Table<'a, W> {
     }
 
     /// Entries in use so far, whatever the mapping says.
-    fn used(&self) -> usize {
+    pub(super) fn used(&self) -> usize {
         usize::try_from(self.used.get()).map_or(self.capacity, |used| used.min(self.capacity))
     }
 
@@ -413,3 +413,6 @@ fn refusal(found: Control, same: bool, epoch: u64) -> Refusal {
         None => Refusal::Unknown,
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

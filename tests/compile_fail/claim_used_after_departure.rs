@@ -1,0 +1,10 @@
+//! A claim that has departed is gone.
+
+use baton::ledger::Claim;
+
+fn after(claim: Claim) -> bool {
+    let _ = claim.depart(u64::MAX);
+    claim.check().is_ok()
+}
+
+fn main() {}

@@ -1,0 +1,7 @@
+//! Keys do not reach a log.
+
+fn printed(keyring: &baton::ledger::Keyring) -> String {
+    format!("{keyring:?}")
+}
+
+fn main() {}
