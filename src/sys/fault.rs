@@ -44,6 +44,7 @@ pub const POINTS: &[&str] = &[
     "ledger.growth.used",
     "ledger.join.joining",
     "ledger.join.live",
+    "ledger.domain.opened",
     "ledger.join.taken",
     "ledger.join.written",
     "ledger.keyring.current",

@@ -11,6 +11,7 @@
 
 mod processes;
 
+#[allow(unused_imports)]
 pub use processes::*;
 
 use std::sync::{Arc, OnceLock};
