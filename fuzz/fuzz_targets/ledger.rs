@@ -38,16 +38,29 @@ struct Run {
 
 impl Run {
     fn new(collect: bool) -> Self {
-        let options = Options { capacity: CAPACITY as u32, processes: 2, collect };
+        let options = Options {
+            capacity: CAPACITY as u32,
+            processes: 2,
+            collect,
+        };
         let domain = Domain::inherited_with(&options).expect("memory");
         let fd = domain.fds()[0].try_clone_to_owned().expect("a descriptor");
         let mapping = Mapping::from_fd(fd).expect("memory");
-        Self { domain, mapping, collect, noise: false, contexts: Vec::new() }
+        Self {
+            domain,
+            mapping,
+            collect,
+            noise: false,
+            contexts: Vec::new(),
+        }
     }
 
     fn occupied(&self) -> usize {
         let free = |context: &Context| context.over && (context.told || !self.collect);
-        self.contexts.iter().filter(|context| !free(context)).count()
+        self.contexts
+            .iter()
+            .filter(|context| !free(context))
+            .count()
     }
 
     /// Checks an answer against the model's, unless there was noise.
@@ -58,7 +71,10 @@ impl Run {
     fn establish(&mut self) {
         let room = self.occupied() < CAPACITY;
         // A full ledger may have been swept, which ends what has expired.
-        let overdue = self.contexts.iter().any(|context| context.transit == Some(false));
+        let overdue = self
+            .contexts
+            .iter()
+            .any(|context| context.transit == Some(false));
         let claim = self.domain.ledger().establish().ok();
         if room || !overdue {
             self.expect(claim.is_some(), room);
@@ -90,7 +106,9 @@ impl Run {
     fn depart(&mut self, number: usize, in_time: bool) {
         let noise = self.noise;
         let context = &mut self.contexts[number];
-        let Some(claim) = context.claim.take() else { return };
+        let Some(claim) = context.claim.take() else {
+            return;
+        };
         match claim.depart(if in_time { u64::MAX } else { 0 }) {
             Ok(token) => {
                 assert!(noise || !context.over);
@@ -122,7 +140,10 @@ impl Run {
         }
         let changed = token != context.tokens[which];
         let latest = which + 1 == context.tokens.len();
-        let answer = self.domain.ledger().arrive(token.index, &token.id, token.epoch);
+        let answer = self
+            .domain
+            .ledger()
+            .arrive(token.index, &token.id, token.epoch);
         if changed {
             // A changed epoch may be another token's of the same context.
             let real = context.tokens.iter().position(|real| *real == token);
@@ -156,7 +177,9 @@ impl Run {
     }
 
     fn end(&mut self, number: usize, dropped: bool) {
-        let Some(claim) = self.contexts[number].claim.take() else { return };
+        let Some(claim) = self.contexts[number].claim.take() else {
+            return;
+        };
         let over = std::mem::replace(&mut self.contexts[number].over, true);
         if dropped {
             drop(claim);
@@ -180,7 +203,10 @@ impl Run {
     }
 
     fn sweep(&mut self) {
-        let overdue = self.contexts.iter().filter(|context| context.transit == Some(false));
+        let overdue = self
+            .contexts
+            .iter()
+            .filter(|context| context.transit == Some(false));
         let expected = overdue.count();
         let ended = self.domain.sweep().expect("this process has an identity");
         assert!(self.noise || ended == expected);
@@ -188,9 +214,17 @@ impl Run {
     }
 
     fn collect(&mut self) {
-        let untold = self.contexts.iter().filter(|context| context.over && !context.told).count();
+        let untold = self
+            .contexts
+            .iter()
+            .filter(|context| context.over && !context.told)
+            .count();
         let mut told = Vec::new();
-        let count = self.domain.ledger().collect(|release| told.push(release)).unwrap_or(0);
+        let count = self
+            .domain
+            .ledger()
+            .collect(|release| told.push(release))
+            .unwrap_or(0);
         assert_eq!(count, told.len());
         assert!(self.noise || count == if self.collect { untold } else { 0 });
         for context in &mut self.contexts {
@@ -201,7 +235,11 @@ impl Run {
     fn write_noise(&mut self, place: usize, value: u8) {
         let words = self.mapping.as_words();
         // Mostly among the entries, at the end.
-        let span = if value & 1 == 0 { 512 } else { words.len() - FIXED };
+        let span = if value & 1 == 0 {
+            512
+        } else {
+            words.len() - FIXED
+        };
         let word = &words[words.len() - 1 - place % span];
         match value >> 6 {
             0 => word.store(0, SeqCst),
@@ -224,12 +262,17 @@ impl Run {
             }
         }
         running.sort_unstable();
-        assert!(running.windows(2).all(|pair| pair[0] != pair[1]), "one runner at an entry");
+        assert!(
+            running.windows(2).all(|pair| pair[0] != pair[1]),
+            "one runner at an entry"
+        );
     }
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some((first, steps)) = bytes.split_first() else { return };
+    let Some((first, steps)) = bytes.split_first() else {
+        return;
+    };
     let mut run = Run::new(first & 1 == 1);
     for step in steps.chunks_exact(4).take(200) {
         let number = usize::from(step[1]);
@@ -238,7 +281,11 @@ fuzz_target!(|bytes: &[u8]| {
             run.establish();
         } else {
             // Mostly the latest.
-            let number = if number < 128 { last - 1 - number % last.min(8) } else { number % last };
+            let number = if number < 128 {
+                last - 1 - number % last.min(8)
+            } else {
+                number % last
+            };
             match step[0] % 16 {
                 1..=3 => run.depart(number, step[2] & 3 != 0),
                 4..=7 => run.arrive(number, usize::from(step[2] & 3), step[3]),
