@@ -47,7 +47,7 @@ fn program(name: &str) -> Option<Command> {
         "{name} is not installed"
     );
     // Not by println, which the test harness would keep to itself.
-    writeln!(std::io::stderr(), "skipped: {name} is not installed").unwrap();
+    eprintln!("skipped: {name} is not installed");
     None
 }
 

@@ -142,7 +142,7 @@ pub fn messages(
     mut answer: impl FnMut(PasswordAsked) -> (Initiator<Message>, Vec<u8>),
 ) -> Ends<Message> {
     let mut token = Vec::new();
-    let initiator = loop {
+    loop {
         let output = match initiator.step(&token) {
             Ok(Step::Continue { next, output }) => {
                 initiator = next;
@@ -188,8 +188,7 @@ pub fn messages(
             initiator,
             late: Vec::new(),
         };
-    };
-    initiator
+    }
 }
 
 /// As [`messages`], where no password is asked for.
@@ -228,6 +227,7 @@ pub fn records(
 }
 
 /// One side in record framing, before and after its end. What comes in afterwards is dropped.
+#[allow(clippy::large_enum_variant)]
 enum Side<S> {
     Open(S),
     Ended(Result<Finished<Record>, Failed>),

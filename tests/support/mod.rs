@@ -1,13 +1,7 @@
 //! What the tests of whole contexts share: a pair of contexts out of a real handshake, and
 //! children that are real processes.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic
-)]
+#![allow(dead_code)]
 
 mod processes;
 
