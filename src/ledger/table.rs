@@ -172,7 +172,7 @@ impl<'a, W: Word> Table<'a, W> {
         let entry = self.entry(index).ok_or(Refusal::Unknown)?;
         let found = Control(entry[CONTROL].get());
         let same = self.id(index) == Some(id);
-        if !same || found.state() != State::Transit || found.serial() != epoch {
+        if !same || Control::arriving(epoch) != Some(found) {
             return Err(refusal(found, same, epoch));
         }
         //= spec/ledger.md#expiry
