@@ -284,6 +284,83 @@ fn openssl_s_client_resumes_a_session_where_that_is_on() {
     }
 }
 
+/// Runs openssl; what it wrote.
+fn openssl(arguments: &[&str]) -> String {
+    let output = Command::new("openssl").args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+//= proves spec/mechanism.md#end-point
+#[test]
+fn keys_and_certificates_that_openssl_made_are_credentials() {
+    if program("openssl").is_none() {
+        return;
+    }
+    let files = Files::new();
+    let [key, chain, der] = ["key.pem", "chain.pem", "chain.der"].map(|name| {
+        let path = files.0.path().join(name);
+        path.to_str().unwrap().to_owned()
+    });
+    let pss = ["-sigopt", "rsa_padding_mode:pss", "-sha384"];
+    // What makes the key, how the certificate is signed, and the hash of its end point.
+    let kinds: [(&[&str], &[&str], Option<&str>); 6] = [
+        (
+            &["genrsa", "-traditional", "2048"],
+            &["-sha256"],
+            Some("sha256"),
+        ),
+        (&["genrsa", "2048"], &["-sha512"], Some("sha512")),
+        (&["genrsa", "2048"], &pss, Some("sha384")),
+        (
+            &["ecparam", "-name", "prime256v1", "-genkey", "-noout"],
+            &["-sha256"],
+            Some("sha256"),
+        ),
+        (
+            &["ecparam", "-name", "secp384r1", "-genkey", "-noout"],
+            &["-sha384"],
+            Some("sha384"),
+        ),
+        (&["genpkey", "-algorithm", "ed25519"], &[], None),
+    ];
+    for (make, sign, hash) in kinds {
+        std::fs::write(&key, openssl(make)).unwrap();
+        let name = format!("subjectAltName=DNS:{HOST}");
+        let request = [
+            "req", "-x509", "-key", &key, "-subj", "/CN=x", "-days", "2", "-addext", &name,
+        ];
+        std::fs::write(&chain, openssl(&[&request[..], sign].concat())).unwrap();
+        let credential =
+            baton::cred::AcceptorCredential::from_pem_files(chain.as_ref(), key.as_ref()).unwrap();
+        let acceptor = AcceptorConfig::builder(credential).build().unwrap();
+        let (address, server) = serve(Arc::new(acceptor), 1, |finished, socket| {
+            let end_point = finished.as_ref().unwrap().facts().end_point.clone();
+            shout(finished, socket).unwrap();
+            end_point
+        });
+        let output = s_client(address, &["-CAfile", &chain], "hello\n");
+        assert!(
+            stdout(&output).contains("Verify return code: 0 (ok)"),
+            "{make:?}"
+        );
+        let end_point = server.join().unwrap().remove(0);
+        let expected = hash.map(|hash| {
+            openssl(&["x509", "-in", &chain, "-outform", "DER", "-out", &der]);
+            let line = openssl(&["dgst", &format!("-{hash}"), "-hex", &der]);
+            line.rsplit(' ').next().unwrap().trim().to_owned()
+        });
+        let hex = |bytes: Vec<u8>| {
+            bytes
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
+        assert_eq!(end_point.map(hex), expected, "{make:?}");
+    }
+}
+
 #[test]
 fn older_versions_of_tls_are_refused() {
     if program("openssl").is_none() {

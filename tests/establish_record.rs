@@ -392,6 +392,58 @@ fn a_peer_that_is_not_authenticated_is_bounded() {
 }
 
 #[test]
+fn a_peer_may_go_at_any_byte() {
+    let authority = Authority::new("authority");
+    let (acceptor, initiator) = build(configs(&authority));
+    let first = Initiator::<Record>::new(initiator, target()).unwrap();
+    let Ok(Step::Continue { output: hello, .. }) = first.step(&[]) else {
+        panic!()
+    };
+    for length in 0..hello.len() {
+        let side = Acceptor::<Record>::new(acceptor.clone());
+        let Ok(Step::Continue { next, output }) = side.step(&hello[..length]) else {
+            panic!("{length}")
+        };
+        assert!(output.is_empty());
+        drop(next);
+    }
+    let (_, _, flight) = before_the_last_flight(configs(&authority));
+    for length in (0..flight.len()).step_by(5) {
+        let (side, _, flight) = before_the_last_flight(configs(&authority));
+        let Ok(Step::Continue { next, .. }) = side.step(&flight[..length]) else {
+            panic!("{length}")
+        };
+        drop(next);
+    }
+}
+
+//= proves spec/mechanism.md#limits
+#[test]
+fn a_chain_of_a_hundred_certificates_is_looked_at_in_bounded_time() {
+    let authority = Authority::new("authority");
+    let strangers = Authority::new("strangers");
+    let client = authority.client("ada");
+    let others: String = (0..90).map(|_| strangers.client("x").chain).collect();
+    let ends = |chain: &str| {
+        let long = Identity {
+            chain: format!("{chain}{others}"),
+            key: client.key.clone(),
+        };
+        let (acceptor, initiator) = configs(&authority);
+        let clients = ClientCertificates::Required(authority.anchors());
+        let configs = (
+            acceptor.client_certificates(clients),
+            initiator.credential(long.initiator()),
+        );
+        run(configs, 1 << 16)
+    };
+    // Those behind the leaf are only looked at where they are needed.
+    let (acceptor, _) = ends(&client.chain).both();
+    let name = acceptor.facts().initiator_name.clone().unwrap();
+    assert_eq!(name.to_string(), "CN=ada");
+}
+
+#[test]
 fn a_full_ledger_gives_the_handshake_back() {
     let authority = Authority::new("authority");
     let (acceptor, initiator) = run(configs(&authority), 1 << 16).both();

@@ -1,4 +1,7 @@
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, date_time_ymd};
+use rcgen::{
+    CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
+    date_time_ymd,
+};
 
 use super::*;
 use crate::status::Major;
@@ -57,6 +60,40 @@ fn what_does_not_belong_together_is_no_credential() {
     assert!(Anchors::from_pem(broken.as_bytes()).is_err());
     assert!(Anchors::from_pem(b"").is_err());
     assert!(Anchors::from_pem(chain.as_bytes()).is_ok());
+}
+
+#[test]
+fn a_key_is_read_in_its_older_form_too() {
+    for (algorithm, octets) in [(&PKCS_ECDSA_P256_SHA256, 27), (&PKCS_ECDSA_P384_SHA384, 24)] {
+        let pair = KeyPair::generate_for(algorithm).unwrap();
+        let pkcs8 = pair.serialize_der();
+        // Behind version and algorithm: an octet string, and in it the key as SEC 1 has it.
+        assert_eq!(pkcs8[octets], 0x04);
+        let header = if pkcs8[octets + 1] == 0x81 { 3 } else { 2 };
+        let older = PrivateKeyDer::Sec1(pkcs8[octets + header..].to_vec().into());
+        let key = private_key(&older).unwrap();
+        let newer = PrivateKeyDer::Pkcs8(pkcs8.into());
+        let expected = private_key(&newer).unwrap();
+        assert_eq!(key.signing.public_key(), expected.signing.public_key());
+        assert!(key.is_here());
+    }
+    let nonsense = PrivateKeyDer::Sec1(vec![0x30; 400].into());
+    assert!(private_key(&nonsense).is_none());
+}
+
+#[test]
+fn a_credential_is_read_from_files() {
+    let files = tempfile::tempdir().unwrap();
+    let (chain, key) = certificate(&KeyPair::generate().unwrap());
+    let [chain_file, key_file] = ["chain.pem", "key.pem"].map(|name| files.path().join(name));
+    std::fs::write(&chain_file, &chain).unwrap();
+    std::fs::write(&key_file, &key).unwrap();
+    let credential = AcceptorCredential::from_pem_files(&chain_file, &key_file).unwrap();
+    assert_eq!(credential.valid_until(), 4_102_444_800);
+    assert!(InitiatorCredential::from_pem_files(&chain_file, &key_file).is_ok());
+    assert!(Anchors::from_pem_file(&chain_file).is_ok());
+    std::fs::write(&key_file, vec![b'x'; FILE_LIMIT + 1]).unwrap();
+    assert!(AcceptorCredential::from_pem_files(&chain_file, &key_file).is_err());
 }
 
 #[test]

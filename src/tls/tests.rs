@@ -1,10 +1,10 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, SupportedCipherSuite};
-use rustls_pki_types::{PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::reader::Reader;
 use super::sink::{Captured, Sink, capturing};
@@ -21,8 +21,13 @@ struct Party {
 }
 
 fn party() -> Party {
+    named_party("somebody")
+}
+
+fn named_party(name: &str) -> Party {
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["a.example".into()]).unwrap();
+    let mut params = CertificateParams::new(vec!["a.example".into()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
     let certificate = params.self_signed(&key).unwrap().der().clone();
     let mut anchors = RootCertStore::empty();
     anchors.add(certificate.clone()).unwrap();
@@ -95,6 +100,56 @@ fn both_sides_come_to_the_same_secrets_in_every_suite() {
             assert!(server.tickets.is_none() && !server.resumed);
         }
     }
+}
+
+/// The certificates of the session that is resumed, as they are by then.
+fn resumed(session: &mut Established, certificates: &[CertificateDer<'static>]) {
+    session.resumed = true;
+    session.peer_certificates = certificates.to_vec();
+}
+
+//= proves spec/mechanism.md#resumption
+#[test]
+fn a_session_is_not_resumed_for_whom_it_would_not_be_made() {
+    const EXPIRED: u8 = 45;
+    const UNKNOWN_CA: u8 = 48;
+    const REQUIRED: u8 = 116;
+    let (own, other) = (party(), named_party("somebody else"));
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["a.example".into()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    let old = params.self_signed(&key).unwrap().der().clone();
+    let mut anchors = RootCertStore::empty();
+    anchors.add(own.key.cert[0].clone()).unwrap();
+    anchors.add(old.clone()).unwrap();
+    let anchors = Arc::new(anchors);
+
+    let clients = Clients::Required(anchors.clone());
+    let server = Server::new(own.key.clone(), clients, protocol(&SUITES)).unwrap();
+    let client = Client::new(Some(own.key.clone()), anchors, protocol(&SUITES)).unwrap();
+    let (mut at_server, mut at_client) = establish(&server, &client, 1 << 20);
+    let told = |answer: Result<(), (Error, u8)>| {
+        answer.map_err(|(error, alert)| (error.status().minor(), alert))
+    };
+    for (certificates, expected) in [
+        (&own.key.cert[..], Ok(())),
+        (&[old], Err((Minor::CertificateRefused, EXPIRED))),
+        (
+            &other.key.cert,
+            Err((Minor::CertificateRefused, UNKNOWN_CA)),
+        ),
+        (&[], Err((Minor::CertificateMissing, REQUIRED))),
+    ] {
+        resumed(&mut at_server, certificates);
+        assert_eq!(told(server.recheck(&at_server)), expected);
+        resumed(&mut at_client, certificates);
+        assert_eq!(told(client.recheck(&at_client, &host())), expected);
+    }
+    resumed(&mut at_client, &own.key.cert);
+    let elsewhere = ServerName::try_from("b.example").unwrap();
+    let refused = client.recheck(&at_client, &elsewhere).unwrap_err();
+    assert_eq!(refused.0.status().minor(), Minor::NameMismatch);
 }
 
 #[test]
