@@ -59,8 +59,9 @@ pub(super) fn write_member<F: Framing>(
         facts: context.facts(),
         state,
     };
-    codec::encode(&(binding, body), scratch, MAX_TOKEN - TAG)
-        .map_err(|_| Minor::StateTooLarge.into())
+    // The bound is each member's own, whatever stands before it in a bundle.
+    let limit = scratch.len() + MAX_TOKEN - HEADER - TAG;
+    codec::encode(&(binding, body), scratch, limit).map_err(|_| Minor::StateTooLarge.into())
 }
 
 /// Reads one body and makes the context's parts of it, keys expanded; answers what follows it.
