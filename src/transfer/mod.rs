@@ -164,7 +164,7 @@ impl<F: Framing> Context<F> {
             }
         };
         fault::point("export.sealed");
-        let (parts, claim, domain) = self.into_parts();
+        let (parts, id, claim, domain) = self.into_parts();
         match claim.depart(deadline) {
             Ok(_) => {
                 fault::point("export.departed");
@@ -173,7 +173,7 @@ impl<F: Framing> Context<F> {
                 Ok(Token::from_sealed(sealed))
             }
             Err(NotDeparted { claim, stay }) => Err(NotExported {
-                context: parts.claimed(claim, domain),
+                context: parts.claimed(id, claim, domain),
                 status: stay.into(),
             }),
         }
@@ -260,7 +260,7 @@ fn activate<F: Framing>(
         .arrive(index, &id, epoch)
         .map_err(|r| Status::from(&r))?;
     fault::point("import.claimed");
-    let context = parts.claimed(claim, domain.clone());
+    let context = parts.claimed(id, claim, domain.clone());
     // Secrets and keys passed over the stack on their way into their pages.
     secret::scrub_shallow_stack();
     Ok(context)
