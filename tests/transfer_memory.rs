@@ -18,6 +18,7 @@ use baton::crypto::{self, Suite};
 use baton::establish::{Acceptor, Step};
 use baton::ledger::Domain;
 use baton::record::Record;
+use baton::status::Major;
 use baton::sys::alloc::WipingAllocator;
 use baton::sys::process::Child;
 use baton::transfer::{Export, import};
@@ -253,6 +254,10 @@ fn obey(mut session: Session) -> u8 {
                 let imported = import(&session.domain, &session.token, None).unwrap();
                 session.context = Some(imported);
             }
+            b'r' => {
+                let refused = import::<Record>(&session.domain, &session.token, None);
+                assert_eq!(refused.unwrap_err().major(), Major::NoContext);
+            }
             b'd' => drop(session.context.take()),
             b'f' => {
                 session.wire.write_all(&order).unwrap();
@@ -296,6 +301,16 @@ fn after_export_no_key_is_left() {
 fn after_drop_no_key_is_left() {
     let mut holder = Holder::start();
     holder.order(b'd');
+    assert_eq!(holder.found(), [String::new(); 0]);
+}
+
+/// An import that is refused at its last step has had the keys in its hands.
+#[test]
+fn after_a_refused_import_no_key_is_left() {
+    let mut holder = Holder::start();
+    for order in *b"eidr" {
+        holder.order(order);
+    }
     assert_eq!(holder.found(), [String::new(); 0]);
 }
 

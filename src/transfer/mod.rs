@@ -47,7 +47,7 @@ use crate::codec::Framing;
 use crate::context::{Context, Parts};
 use crate::flags::Flags;
 use crate::ledger::{Departure, Domain, NotDeparted};
-use crate::secret::{self, Scratch};
+use crate::secret::Scratch;
 use crate::status::{Minor, Status};
 use crate::sys::{clock, fault, socket};
 use binding::Binding;
@@ -260,8 +260,5 @@ fn activate<F: Framing>(
         .arrive(index, &id, epoch)
         .map_err(|r| Status::from(&r))?;
     fault::point("import.claimed");
-    let context = parts.claimed(id, claim, domain.clone());
-    // Secrets and keys passed over the stack on their way into their pages.
-    secret::scrub_shallow_stack();
-    Ok(context)
+    Ok(parts.claimed(id, claim, domain.clone()))
 }
