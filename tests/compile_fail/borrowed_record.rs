@@ -1,30 +1,31 @@
-//! A record that is part of a context stays in it: beside the context it would be a second runner.
+//! The record of a context does not come out of it: not through the trait that a stream reaches
+//! it by, and not through a framing of one's own, which import would show a token's state.
 
-use baton::codec::Framing;
-use baton::context::Context;
-use baton::record::{Channel, Record};
+use baton::codec::{Defect, Framing};
+use baton::record::{Channel, Frozen, Record};
 
-fn through_a_channel<C: Channel>(mut channel: C) {
-    let _ = channel.record(Default::default()); //~ E0277 Default` is not satisfied
+fn taken<C: Channel>(channel: &mut C) -> Record {
+    let mut other = None::<Record>.unwrap();
+    std::mem::swap(channel.record().unwrap(), &mut other); //~ E0061 takes 1 argument
+    other
 }
 
-fn out_of_a_context(context: &mut Context<Record>) -> &mut Record {
-    &mut context.protection //~ E0616 is private
-}
+struct Thief;
 
-struct Own;
+impl Framing for Thief { //~ E0277 Sealed` is not satisfied
+    type Frozen<'a> = Frozen<'a>;
+    const CODE: u8 = 2;
 
-impl Framing for Own { //~ E0277 is not satisfied
-    type Frozen<'a> = ();
-    const CODE: u8 = 9;
-    fn freeze(&self) -> Option<()> {
+    fn freeze(&self) -> Option<Frozen<'_>> {
         None
     }
-    fn thaw(_: ()) -> Result<Self, baton::codec::Defect> {
-        Ok(Own)
+
+    fn thaw(frozen: Frozen<'_>) -> Result<Self, Defect> {
+        std::mem::forget(Record::thaw(frozen));
+        Err(Defect)
     }
 }
 
 fn main() {
-    let _ = (through_a_channel::<Record>, out_of_a_context);
+    let _ = taken::<Record>;
 }
