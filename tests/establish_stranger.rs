@@ -89,8 +89,8 @@ macro_rules! heard {
 fn header(flight: &[u8]) -> Vec<u8> {
     let length = OID.len() + flight.len();
     let length = match length {
-        ..0x80 => vec![length as u8],
-        ..0x100 => vec![0x81, length as u8],
+        0..=0x7f => vec![length as u8],
+        0x80..=0xff => vec![0x81, length as u8],
         _ => [&[0x82][..], &(length as u16).to_be_bytes()].concat(),
     };
     [&[0x60], &length[..], &OID, flight].concat()

@@ -118,7 +118,6 @@ macro_rules! common_methods {
         /// The cipher suites, most wanted first; an empty list is as none given. Default:
         /// AES-256-GCM, AES-128-GCM, ChaCha20-Poly1305, as rustls has them. (AES-128-GCM is some
         /// 10 % faster and has the smaller secrets.)
-        #[must_use]
         pub fn suites(mut self, suites: &[Suite]) -> Self {
             self.common.suites = match suites {
                 [] => SUITES.to_vec(),
@@ -129,7 +128,6 @@ macro_rules! common_methods {
 
         /// The application protocols (ALPN) of record framing, most wanted first, each 1 to 255
         /// bytes long. Default: none, and nothing is negotiated.
-        #[must_use]
         pub fn application_protocols(mut self, protocols: &[&[u8]]) -> Self {
             self.common.application_protocols =
                 protocols.iter().map(|name| name.to_vec()).collect();
@@ -138,21 +136,18 @@ macro_rules! common_methods {
 
         /// Bounds the lifetime of contexts, which the certificates' validity bounds in any case.
         /// Default: nothing else does.
-        #[must_use]
         pub fn lifetime(mut self, lifetime: Duration) -> Self {
             self.common.lifetime = Some(lifetime);
             self
         }
 
         /// Whether contexts may be exported. Default: they may.
-        #[must_use]
         pub fn transferable(mut self, transferable: bool) -> Self {
             self.common.transferable = transferable;
             self
         }
 
         /// Limits of the records of record framing.
-        #[must_use]
         pub fn record_limits(mut self, limits: Limits) -> Self {
             self.common.limits = limits;
             self
@@ -355,6 +350,10 @@ impl InitiatorConfigBuilder {
     }
 
     /// Whether acceptors' session tickets are kept and used. Default: they are not.
+    ///
+    /// Tickets, their secrets, and for the time of a context what takes new ones, lie in the
+    /// ordinary heap, where rustls keeps them, and are inherited by a forked process. They open
+    /// no past session; whoever has them can begin a session as this initiator.
     pub fn resumption(mut self, used: bool) -> Self {
         // How long is the acceptor's to say.
         self.common.resumption = used.then_some(Duration::MAX);

@@ -16,9 +16,9 @@ pub(super) fn wrap(flight: &[u8]) -> Vec<u8> {
     let length = (oid.len() + flight.len()) as u32;
     let bytes = length.to_be_bytes();
     let (count, length): (Option<u8>, &[u8]) = match length {
-        ..0x80 => (None, &bytes[3..]),
-        ..0x100 => (Some(0x81), &bytes[3..]),
-        ..0x1_0000 => (Some(0x82), &bytes[2..]),
+        0..=0x7f => (None, &bytes[3..]),
+        0x80..=0xff => (Some(0x81), &bytes[3..]),
+        0x100..=0xffff => (Some(0x82), &bytes[2..]),
         _ => (Some(0x83), &bytes[1..]),
     };
     let mut token = vec![0x60];

@@ -260,7 +260,7 @@ impl<C: Side> Handshake<C> {
     ///
     /// `tickets`: whether to keep what takes a server's tickets.
     //= spec/mechanism.md#record-keys
-    pub(crate) fn finish(mut self: Box<Self>, tickets: bool) -> Result<Established, Error> {
+    pub(crate) fn finish(mut self, tickets: bool) -> Result<Established, Error> {
         const LOST: Error = Error::new(
             Minor::HandshakeFailed,
             "the keys do not follow from the secrets",
