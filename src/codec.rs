@@ -50,10 +50,19 @@ pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), 
     postcard::take_from_bytes(bytes).map_err(|_| Defect)
 }
 
+mod sealed {
+    /// It cannot be named outside the crate: see [`super::Framing`].
+    pub trait Sealed {}
+}
+
+pub(crate) use sealed::Sealed;
+
 /// A framing's protection state: what of it travels, and how it is made again.
 ///
-/// Implemented by [`crate::message::Message`] and [`crate::record::Record`] and by nothing else.
-pub trait Framing: Sized + 'static {
+/// Implemented by [`crate::message::Message`] and [`crate::record::Record`] and, being sealed, by
+/// nothing else: another program's framing would be shown every token's state before the ledger
+/// is asked, and could keep it.
+pub trait Framing: Sealed + Sized + 'static {
     /// What travels: secrets are borrowed from their pages, or from the opened token.
     type Frozen<'a>: Serialize + Deserialize<'a>
     where

@@ -6,6 +6,17 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
+#![warn(unreachable_pub)]
+// What comes from outside is an error, never a panic. Tests may.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::print_stdout
+    )
+)]
 
 // (The lines above each module are not doc comments: rustdoc would look for the links of the
 // module's own documentation out here.)

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod parties;
-#[allow(dead_code, unused_imports)]
 mod support;
 
 use std::sync::Arc;

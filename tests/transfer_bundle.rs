@@ -73,7 +73,7 @@ fn answered((peer, far): &mut Far, text: &[u8]) {
 }
 
 /// C8: six hundred live connections go to another process in three messages.
-//= proves spec/token.md#passage
+//= proves spec/token.md#passage C8
 #[test]
 fn live_connections_move_to_another_process_in_bundles() {
     let domain = domain();

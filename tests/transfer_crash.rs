@@ -94,7 +94,7 @@ fn exporter_killed<F: Talk>(point: &'static str, departed: bool) {
 }
 
 /// C4: ended and released once, whichever step it was.
-//= proves spec/token.md#order
+//= proves spec/token.md#order C4
 #[test]
 fn an_exporter_killed_at_any_step_leaves_one_outcome() {
     for (point, departed) in EXPORT {

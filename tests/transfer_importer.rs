@@ -28,7 +28,7 @@ fn refused_here(domain: &baton::ledger::Domain, token: &[u8]) -> u8 {
 }
 
 /// C6: really another user id.
-//= proves spec/token.md#importer
+//= proves spec/token.md#importer C6
 #[test]
 fn another_user_is_refused_and_the_token_kept() {
     if process::uid() != 0 {
@@ -134,7 +134,7 @@ fn an_expired_token_is_refused_and_its_context_ended() {
         (refused.major(), refused.minor()),
         (Major::NoContext, Minor::TokenExpired)
     );
-    domain.ledger().sweep();
+    domain.ledger().sweep().unwrap();
     let refused = import::<Message>(&domain, token.as_bytes(), None).unwrap_err();
     assert_eq!(refused.major(), Major::NoContext);
 }

@@ -20,7 +20,7 @@ fn once_in_this_process<F: Talk>() {
     assert_eq!(context.session_identifier(), id);
     assert_eq!(context.facts().hops, 1);
     talk(&mut context, &mut peer);
-    //= proves spec/token.md#refusal
+    //= proves spec/token.md#refusal C3
     let second = import::<F>(&domain, token.as_bytes(), None).unwrap_err();
     assert_eq!(
         (second.major(), second.minor()),

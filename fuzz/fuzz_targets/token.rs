@@ -33,7 +33,11 @@ impl World {
     fn new() -> Self {
         let domain = Domain::inherited(64).expect("a small ledger");
         let (message, record) = (fresh::<Message>(&domain), fresh::<Record>(&domain));
-        Self { domain, message, record }
+        Self {
+            domain,
+            message,
+            record,
+        }
     }
 }
 
@@ -66,7 +70,9 @@ impl Fuzzed for Record {
         let _ = context.read(&mut [0; 512]);
         let _ = context.write(b"after the hop");
         let _ = context.key_update(true);
-        let _ = context.feed(&[23, 3, 3, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let _ = context.feed(&[
+            23, 3, 3, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ]);
         let _ = context.read(&mut [0; 512]);
         let _ = context.take_output();
     }
@@ -75,15 +81,22 @@ impl Fuzzed for Record {
 fn fresh<F: Fuzzed>(domain: &Domain) -> Vec<u8> {
     let (context, peer) = F::make(domain).expect("the ledger has room");
     drop(peer);
-    context.export(&Export::default()).expect("it can leave").into_bytes()
+    context
+        .export(&Export::default())
+        .expect("it can leave")
+        .into_bytes()
 }
 
 fn run<F: Fuzzed>(domain: &Domain, waiting: &mut Vec<u8>, how: u8, bytes: &[u8]) {
     let imported = match how % 5 {
         0 => import::<F>(domain, bytes, None).ok(),
         1 => unbundled(domain, bytes.to_vec()),
-        2 => forge::token(domain, bytes).ok().and_then(|t| import::<F>(domain, &t, None).ok()),
-        3 => forge::bundle(domain, bytes).ok().and_then(|bundle| unbundled(domain, bundle)),
+        2 => forge::token(domain, bytes)
+            .ok()
+            .and_then(|t| import::<F>(domain, &t, None).ok()),
+        3 => forge::bundle(domain, bytes)
+            .ok()
+            .and_then(|bundle| unbundled(domain, bundle)),
         _ => {
             let inside = forge::inside(domain, waiting).expect("its own domain");
             let forged = forge::token(domain, &changed(inside, bytes)).expect("it fitted before");
@@ -104,7 +117,10 @@ fn run<F: Fuzzed>(domain: &Domain, waiting: &mut Vec<u8>, how: u8, bytes: &[u8])
         }
         None => {
             let context: Context<F> = import(domain, waiting, None).expect("nothing was spent");
-            *waiting = context.export(&Export::default()).expect("untouched").into_bytes();
+            *waiting = context
+                .export(&Export::default())
+                .expect("untouched")
+                .into_bytes();
         }
     }
 }
@@ -112,7 +128,9 @@ fn run<F: Fuzzed>(domain: &Domain, waiting: &mut Vec<u8>, how: u8, bytes: &[u8])
 fn unbundled<F: Framing>(domain: &Domain, mut bundle: Vec<u8>) -> Option<Context<F>> {
     let sockets = (0..2).filter_map(|_| std::net::UdpSocket::bind("127.0.0.1:0").ok());
     let outcomes = unbundle(domain, &mut bundle, sockets.map(Into::into).collect()).ok()?;
-    outcomes.into_iter().find_map(|one| one.ok().map(|(context, _)| context))
+    outcomes
+        .into_iter()
+        .find_map(|one| one.ok().map(|(context, _)| context))
 }
 
 fn changed(mut inside: Vec<u8>, changes: &[u8]) -> Vec<u8> {
@@ -124,7 +142,9 @@ fn changed(mut inside: Vec<u8>, changes: &[u8]) -> Vec<u8> {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let [how, framing, bytes @ ..] = input else { return };
+    let [how, framing, bytes @ ..] = input else {
+        return;
+    };
     WORLD.with_borrow_mut(|world| {
         if framing % 2 == 0 {
             run::<Message>(&world.domain, &mut world.message, *how, bytes);

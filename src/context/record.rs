@@ -166,7 +166,7 @@ fn take_ticket(tickets: &mut Option<Box<crate::tls::Tickets>>, ticket: &[u8]) {
 }
 
 impl crate::record::Access for Context<Record> {
-    fn record(&mut self) -> Result<&mut Record, Status> {
+    fn record(&mut self, _: crate::record::Pass) -> Result<&mut Record, Status> {
         self.ready()?;
         Ok(&mut self.protection)
     }

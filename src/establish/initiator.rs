@@ -44,6 +44,8 @@ struct State {
     born: Born,
 }
 
+// One exists for each establishment, in a box.
+#[allow(clippy::large_enum_variant)]
 enum Stage {
     Start,
     Handshake(Box<Handshake<UnbufferedClientConnection>>),

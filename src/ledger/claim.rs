@@ -13,7 +13,7 @@ use crate::sys::process;
 /// [`Ledger::establish`] and [`Ledger::arrive`], cannot be copied, and is used up by
 /// [`Claim::depart`]. In a forked child the copy is dead.
 ///
-/// Dropping it ends the context (not in a forked child). 32 bytes.
+/// Dropping it ends the context (not in a forked child). 48 bytes.
 ///
 /// ```
 /// use baton::ledger::{Ledger, Options};
@@ -29,6 +29,7 @@ use crate::sys::process;
 /// ```
 pub struct Claim {
     ledger: Ledger,
+    id: ContextId,
     /// The control word this claim's step wrote.
     control: Control,
     /// The word of the process that made the step.
@@ -77,9 +78,16 @@ impl fmt::Display for NotDeparted {
 impl std::error::Error for NotDeparted {}
 
 impl Claim {
-    pub(super) fn new(ledger: Ledger, control: Control, born: u64, place: u32) -> Self {
+    pub(super) fn new(
+        ledger: Ledger,
+        id: ContextId,
+        control: Control,
+        born: u64,
+        place: u32,
+    ) -> Self {
         Self {
             ledger,
+            id,
             control,
             born,
             place,
@@ -114,11 +122,9 @@ impl Claim {
         }
     }
 
-    /// The context's id: 128 random bits, as long as it lives.
-    ///
-    /// Read from the ledger; it has no meaning once [`Claim::check`] fails.
+    /// The context's id: 128 random bits. It stays the claim's also when the context has ended.
     pub fn id(&self) -> ContextId {
-        self.ledger.id(self.ledger.index(self.place))
+        self.id
     }
 
     /// The context's entry in the ledger.
@@ -166,7 +172,7 @@ impl Claim {
         if let Err(stay) = self.next_epoch() {
             return Err(NotDeparted { claim: self, stay });
         }
-        let (index, id) = (self.ledger.index(self.place), self.id());
+        let index = self.ledger.index(self.place);
         let Some(transit) = self.ledger.table().depart(index, self.control, deadline) else {
             let stay = Stay::Lost(self.lost());
             return Err(NotDeparted { claim: self, stay });
@@ -174,7 +180,7 @@ impl Claim {
         self.let_go();
         Ok(Departure {
             index: index as u32,
-            id,
+            id: self.id,
             epoch: transit.serial(),
         })
     }

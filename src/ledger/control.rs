@@ -53,8 +53,8 @@ pub(super) enum State {
 pub(super) const LAST_SERIAL: u64 = (1 << 41) - 1;
 /// From this serial on an entry takes no new context.
 pub(super) const RETIRED: u64 = 1 << 40;
-/// Process slots are numbered below this.
-pub(super) const MAX_PROCESSES: u64 = 1 << 17;
+/// Process slots at most: the owner field has 17 bits, and zero is nobody.
+pub(super) const MAX_PROCESSES: u64 = (1 << 17) - 1;
 
 const STATE: u32 = 61;
 const CAUSE: u32 = 58;
@@ -83,18 +83,23 @@ impl Control {
         Cause::from_code(self.0 >> CAUSE & 7)
     }
 
-    /// The process slot, in the states that have an owner.
+    /// The process slot of the owner; one that is not in any ledger when there is none.
     pub(super) const fn owner(self) -> u32 {
-        (self.0 >> OWNER & (MAX_PROCESSES - 1)) as u32
+        ((self.0 >> OWNER & MAX_PROCESSES) as u32).wrapping_sub(1)
     }
 
     pub(super) const fn serial(self) -> u64 {
         self.0 & LAST_SERIAL
     }
 
-    const fn with(self, state: State, owner: u32) -> Self {
+    /// Cause and serial stay; `owner` is a slot, or none.
+    const fn with(self, state: State, owner: Option<u32>) -> Self {
         let kept = self.0 & (7 << CAUSE | LAST_SERIAL);
-        Self((state as u64) << STATE | kept | (owner as u64) << OWNER)
+        let owner = match owner {
+            Some(slot) => slot as u64 + 1,
+            None => 0,
+        };
+        Self((state as u64) << STATE | kept | owner << OWNER)
     }
 
     /// A new context's draft in this free entry. None when the entry is retired.
@@ -104,12 +109,12 @@ impl Control {
         if serial >= RETIRED {
             return None;
         }
-        Some(Self(serial + 1).with(State::Draft, owner))
+        Some(Self(serial + 1).with(State::Draft, Some(owner)))
     }
 
     /// Active under `owner`, at the same serial: from a draft, or arrived from transit.
     pub(super) const fn active(self, owner: u32) -> Self {
-        Self(self.serial()).with(State::Active, owner)
+        Self(self.serial()).with(State::Active, Some(owner))
     }
 
     /// In transit, one serial on. None at the last serial.
@@ -119,26 +124,38 @@ impl Control {
         if serial >= LAST_SERIAL {
             return None;
         }
-        Some(Self(serial + 1).with(State::Transit, 0))
+        Some(Self::in_transit(serial + 1))
+    }
+
+    /// The one control word of a context in transit at `epoch`. None when no epoch is so large.
+    pub(super) const fn arriving(epoch: u64) -> Option<Self> {
+        if epoch > LAST_SERIAL {
+            return None;
+        }
+        Some(Self::in_transit(epoch))
+    }
+
+    const fn in_transit(serial: u64) -> Self {
+        Self(serial).with(State::Transit, None)
     }
 
     /// Over: waiting for its release to be collected, or free at once.
     pub(super) const fn over(self, cause: Cause, collected: bool) -> Self {
         let state = if collected { State::Ended } else { State::Free };
-        Self(cause.code() << CAUSE | self.serial()).with(state, 0)
+        Self(cause.code() << CAUSE | self.serial()).with(state, None)
     }
 
     /// Free, with the cause it had.
     pub(super) const fn free(self) -> Self {
-        self.with(State::Free, 0)
+        self.with(State::Free, None)
     }
 
     pub(super) const fn collecting(self, owner: u32) -> Self {
-        self.with(State::Collecting, owner)
+        self.with(State::Collecting, Some(owner))
     }
 
     pub(super) const fn repeated(self) -> Self {
-        self.with(State::Repeated, 0)
+        self.with(State::Repeated, None)
     }
 }
 
@@ -150,17 +167,19 @@ mod tests {
     #[test]
     fn the_control_word_is_laid_out_as_the_page_says() {
         let word = Control(0x1_0000_0001).active(0x1_5555);
-        assert_eq!(word.0, 2 << 61 | 0x1_5555 << 41 | 0x1_0000_0001);
+        assert_eq!(word.0, 2 << 61 | 0x1_5556 << 41 | 0x1_0000_0001);
         let ended = word.over(Cause::Revoked, true);
         assert_eq!(ended.0, 4 << 61 | 4 << 58 | 0x1_0000_0001);
         let told = ended.collecting(7);
-        assert_eq!(told.0, 5 << 61 | 4 << 58 | 7 << 41 | 0x1_0000_0001);
+        assert_eq!(told.0, 5 << 61 | 4 << 58 | 8 << 41 | 0x1_0000_0001);
         assert_eq!(told.repeated().0, 6 << 61 | 4 << 58 | 0x1_0000_0001);
         assert_eq!(told.free().0, 4 << 58 | 0x1_0000_0001);
         assert_eq!(
             (told.owner(), told.serial(), told.cause()),
             (7, 0x1_0000_0001, Some(Cause::Revoked))
         );
+        assert_eq!(Control::arriving(5).map(|word| word.0), Some(3 << 61 | 5));
+        assert!(Control::arriving(LAST_SERIAL + 1).is_none());
         assert_eq!(Control(0).state(), State::Free);
         assert_eq!(Control(u64::MAX).state(), State::Damaged);
     }

@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(Layout::new((1, 0)), None);
         assert_eq!(Layout::new((MAX_ENTRIES + 1, 1)), None);
         assert_eq!(Layout::new((1, MAX_PROCESSES + 1)), None);
-        let layout = Layout::new((1_000_000, 131_072)).expect("within bounds");
+        let layout = Layout::new((1_000_000, 131_071)).expect("within bounds");
         assert_eq!(layout.process_marks, 512 + 131_072 * 8);
         assert_eq!(layout.free_marks, layout.process_marks + 2560);
         assert_eq!(layout.ended_marks, layout.free_marks + 15_872);

@@ -118,18 +118,18 @@ impl Ledger {
             return Err(Error::Full);
         }
         let member = self.join()?;
-        let id = halves(&random_id()?);
+        let id = random_id()?;
         self.processes().hold(member.slot);
-        let found = match self.try_establish(member, id) {
+        let found = match self.try_establish(member, halves(&id)) {
             Ok(None) => self
                 .sweep_if_due()
-                .and_then(|()| self.try_establish(member, id)),
+                .and_then(|()| self.try_establish(member, halves(&id))),
             answer => answer,
         };
         match found {
             Ok(Some((index, control))) => {
                 self.0.near.store(index, Relaxed);
-                Ok(self.claim(index, control, member))
+                Ok(self.claim(index, id, control, member))
             }
             answer => {
                 self.processes().release(member.slot);
@@ -161,7 +161,7 @@ impl Ledger {
             .table()
             .arrive(index, halves(id), epoch, member.slot, boottime_ms())
         {
-            Ok(control) => Ok(self.claim(index, control, member)),
+            Ok(control) => Ok(self.claim(index, *id, control, member)),
             Err(refusal) => {
                 self.processes().release(member.slot);
                 Err(refusal)
@@ -317,10 +317,10 @@ impl Ledger {
         Ok(back(self.0.mapping.fd(), start, end)?)
     }
 
-    fn claim(&self, index: usize, control: Control, member: Member) -> Claim {
+    fn claim(&self, index: usize, id: ContextId, control: Control, member: Member) -> Claim {
         // At most 2^24 entries of 8 words, and less before them: it fits.
         let place = (self.0.layout.entries + index * ENTRY) as u32;
-        Claim::new(self.clone(), control, member.word, place)
+        Claim::new(self.clone(), id, control, member.word, place)
     }
 
     pub(super) fn table(&self) -> Table<'_, AtomicU64> {
@@ -344,10 +344,6 @@ impl Ledger {
 
     pub(super) fn index(&self, place: u32) -> usize {
         (place as usize).saturating_sub(self.0.layout.entries) / ENTRY
-    }
-
-    pub(super) fn id(&self, index: usize) -> ContextId {
-        joined(self.table().id(index).unwrap_or_default())
     }
 
     /// An entry that was freed here is warm, and to be used next.
@@ -402,7 +398,7 @@ pub(super) fn plan(
         options: if options.collect { COLLECT } else { 0 },
         home,
     };
-    let bounds = "a ledger has 1 to 2^24 entries and 1 to 2^17 processes";
+    let bounds = "a ledger has 1 to 2^24 entries and 1 to 2^17-1 processes";
     let layout = Layout::new(header.sizes)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, bounds))?;
     Ok((header, layout))

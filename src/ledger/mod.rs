@@ -49,7 +49,7 @@ pub type ContextId = [u8; 16];
 pub struct Options {
     /// Contexts at once, in any process or in transit: 1 to 2^24. 64 bytes each, once used.
     pub capacity: u32,
-    /// Processes at once: 1 to 2^17. 64 bytes each, once used.
+    /// Processes at once: 1 to 2^17-1. 64 bytes each, once used.
     pub processes: u32,
     /// Whether ended contexts wait until [`Ledger::collect`] has told their release. When false
     /// nobody is told, and an entry is free as soon as its context has ended.

@@ -42,6 +42,7 @@ pub(super) struct Table<'a, W> {
     collected: bool,
 }
 
+//= spec/ledger.md#states
 impl<'a, W: Word> Table<'a, W> {
     /// The table in a mapping of `layout.len` words. `collected`: ended contexts wait for a
     /// collector.
@@ -171,7 +172,7 @@ impl<'a, W: Word> Table<'a, W> {
         let entry = self.entry(index).ok_or(Refusal::Unknown)?;
         let found = Control(entry[CONTROL].get());
         let same = self.id(index) == Some(id);
-        if !same || found.state() != State::Transit || found.serial() != epoch {
+        if !same || Control::arriving(epoch) != Some(found) {
             return Err(refusal(found, same, epoch));
         }
         //= spec/ledger.md#expiry

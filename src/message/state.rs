@@ -6,7 +6,7 @@ use super::keys::{Chain, Key};
 use super::send::Sending;
 use super::window::{WINDOW, Window};
 use super::{BYTES_PER_KEY, HEADER, MAX_MESSAGE, MESSAGES_PER_KEY, Message, Services, State};
-use crate::codec::{Defect, Framing};
+use crate::codec::{Defect, Framing, Sealed};
 use crate::crypto::{Expanded, Suite};
 use crate::secret::Slot;
 
@@ -106,6 +106,8 @@ impl Frozen<'_> {
 pub(super) fn previous_is_kept(generation: u32, since: u64, next: u64) -> bool {
     generation > 0 && next.saturating_sub(since) < WINDOW
 }
+
+impl Sealed for Message {}
 
 impl Framing for Message {
     type Frozen<'a> = Frozen<'a>;

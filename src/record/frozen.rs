@@ -9,7 +9,7 @@ use super::open::Fruitless;
 use super::protocol::{Protocol, SEQUENCE_END};
 use super::wire::MAX_CONTENT;
 use super::{Record, TRANSFER_LIMIT};
-use crate::codec::{Defect, Framing};
+use crate::codec::{Defect, Framing, Sealed};
 use crate::crypto::Suite;
 use crate::secret::Scratch;
 
@@ -70,6 +70,8 @@ impl<'a> FrozenDirection<'a> {
         Direction::restore(suite, self.secret, self.key, self.iv).map_err(|_| Defect)
     }
 }
+
+impl Sealed for Record {}
 
 impl Framing for Record {
     type Frozen<'a> = Frozen<'a>;

@@ -35,7 +35,7 @@ use core::fmt;
 pub use error::Error;
 pub use frozen::Frozen;
 pub use limits::{Limits, Padding};
-pub(crate) use stream::Access;
+pub(crate) use stream::{Access, Pass};
 pub use stream::{Channel, Stream};
 pub use wire::{Alert, HEADER, MAX_CONTENT};
 

@@ -8,13 +8,18 @@ use crate::status::Status;
 mod access {
     use super::{Record, Status};
 
+    /// What it takes to be given a record: nobody outside the crate can make one.
+    #[derive(Clone, Copy)]
+    pub struct Pass(pub(crate) ());
+
     /// How a [`super::Channel`] is reached. It cannot be named outside the crate: whoever could
     /// borrow the record of a context mutably could take it out of the context, and out of the
-    /// ledger's sight.
+    /// ledger's sight. That is not enough: a function over any [`super::Channel`] may call what is
+    /// here without naming it. So the record is handed out for a [`Pass`] only.
     pub trait Access {
         /// The record. It is asked for anew after every operation of the socket, however long that
         /// waited; an error ends the operation, and no byte is sealed or opened.
-        fn record(&mut self) -> Result<&mut Record, Status>;
+        fn record(&mut self, pass: Pass) -> Result<&mut Record, Status>;
 
         /// Takes the body of a NewSessionTicket message; clients only. They are dropped by default.
         fn ticket(&mut self, ticket: Vec<u8>) {
@@ -23,7 +28,9 @@ mod access {
     }
 }
 
-pub(crate) use access::Access;
+pub(crate) use access::{Access, Pass};
+
+const PASS: Pass = Pass(());
 
 /// What a [`Stream`] draws its record from: a [`Record`], or whatever must be asked first whether
 /// this process may still use one. Implemented in this crate only.
@@ -32,7 +39,7 @@ pub trait Channel: Access {}
 impl<C: Access + ?Sized> Channel for C {}
 
 impl Access for Record {
-    fn record(&mut self) -> Result<&mut Record, Status> {
+    fn record(&mut self, _: Pass) -> Result<&mut Record, Status> {
         match self.check() {
             Err(Error::Forked) => Err(Error::Forked.into()),
             // What has failed still sends its alert, and says by itself what it cannot do.
@@ -42,8 +49,8 @@ impl Access for Record {
 }
 
 impl<C: Access + ?Sized> Access for &mut C {
-    fn record(&mut self) -> Result<&mut Record, Status> {
-        (**self).record()
+    fn record(&mut self, pass: Pass) -> Result<&mut Record, Status> {
+        (**self).record(pass)
     }
 
     fn ticket(&mut self, ticket: Vec<u8>) {
@@ -77,7 +84,7 @@ impl<C: Channel, S> Stream<C, S> {
     /// Takes the two apart. What was read and not yet taken, and what was sealed and not yet sent,
     /// is in the record.
     pub fn into_parts(mut self) -> (C, S) {
-        if let Ok(record) = self.channel.record() {
+        if let Ok(record) = self.channel.record(PASS) {
             record.release_buffers();
         }
         (self.channel, self.socket)
@@ -108,14 +115,14 @@ impl<C: Channel, S: Write> Stream<C, S> {
     /// Closes this side's direction: seals close_notify and sends what there is to send. Reading
     /// goes on. On `WouldBlock`, flush later.
     pub fn close_notify(&mut self) -> io::Result<()> {
-        self.channel.record().map_err(refused)?.close_notify();
+        self.channel.record(PASS).map_err(refused)?.close_notify();
         self.flush()
     }
 
     /// Sends the output. Nothing else leaves before it.
     fn send(&mut self) -> io::Result<()> {
         loop {
-            let record = self.channel.record().map_err(refused)?;
+            let record = self.channel.record(PASS).map_err(refused)?;
             let output = record.output();
             if output.is_empty() {
                 return Ok(());
@@ -138,7 +145,7 @@ impl<C: Channel, S: io::Read + Write> Stream<C, S> {
         mut take: impl FnMut(&mut Record) -> Result<Read, Error>,
     ) -> io::Result<usize> {
         loop {
-            match take(self.channel.record().map_err(refused)?) {
+            match take(self.channel.record(PASS).map_err(refused)?) {
                 Ok(Read::Data(bytes)) => return Ok(bytes),
                 Ok(Read::Ticket(ticket)) => self.channel.ticket(ticket),
                 Ok(Read::Closed) => {
@@ -165,7 +172,7 @@ impl<C: Channel, S: io::Read + Write> Stream<C, S> {
 
     /// Reads the socket once.
     fn fill(&mut self) -> io::Result<()> {
-        let record = self.channel.record().map_err(refused)?;
+        let record = self.channel.record(PASS).map_err(refused)?;
         loop {
             match self.socket.read(record.space()) {
                 //= spec/records.md#truncation
@@ -194,12 +201,12 @@ impl<C: Channel, S: io::Read + Write> io::Read for Stream<C, S> {
 impl<C: Channel, S: io::Read + Write> BufRead for Stream<C, S> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.receive(Record::ready)?;
-        Ok(self.channel.record().map_err(refused)?.plaintext())
+        Ok(self.channel.record(PASS).map_err(refused)?.plaintext())
     }
 
     fn consume(&mut self, bytes: usize) {
         // A record that may not be used any more has nothing to consume.
-        if let Ok(record) = self.channel.record() {
+        if let Ok(record) = self.channel.record(PASS) {
             record.consume(bytes);
         }
     }
@@ -214,7 +221,7 @@ impl<C: Channel, S: Write> Write for Stream<C, S> {
         self.send()?;
         let taken = self
             .channel
-            .record()
+            .record(PASS)
             .map_err(refused)?
             .write_vectored(data)?;
         match self.send() {

@@ -22,7 +22,6 @@ pub const POINTS: &[&str] = &[
     "ledger.depart.deadline",
     "ledger.depart.epochs",
     "ledger.depart.transit",
-    "ledger.domain.opened",
     "ledger.end.ended",
     "ledger.end.marked",
     "ledger.establish.active",

@@ -260,7 +260,9 @@ impl<C: Side> Handshake<C> {
     ///
     /// `tickets`: whether to keep what takes a server's tickets.
     //= spec/mechanism.md#record-keys
-    pub(crate) fn finish(mut self, tickets: bool) -> Result<Established, Error> {
+    // More than a KiB, in which secrets were: it is not moved to the stack to be taken apart.
+    #[allow(clippy::boxed_local)]
+    pub(crate) fn finish(mut self: Box<Self>, tickets: bool) -> Result<Established, Error> {
         const LOST: Error = Error::new(
             Minor::HandshakeFailed,
             "the keys do not follow from the secrets",

@@ -24,6 +24,9 @@ const PADDING: usize = 4096;
 /// Bytes of a member's length.
 const LENGTH: usize = 4;
 
+/// A context and the socket its peer is at the other end of.
+pub type Member<F> = (Context<F>, OwnedFd);
+
 /// What [`bundle`] made of the contexts it was given.
 pub struct Bundled<F: Framing> {
     /// The bundles, to be sent one after the other.
@@ -36,7 +39,7 @@ pub struct Bundled<F: Framing> {
 /// each is tied to its own socket.
 ///
 /// All contexts of one call must be of one domain: others are kept, as UNAVAILABLE.
-pub fn bundle<F: Framing>(members: Vec<(Context<F>, OwnedFd)>, how: &Export) -> Bundled<F> {
+pub fn bundle<F: Framing>(members: Vec<Member<F>>, how: &Export) -> Bundled<F> {
     let mut bundled = Bundled {
         parcels: Vec::new(),
         kept: Vec::new(),
@@ -65,7 +68,7 @@ struct Filling<F: Framing> {
     domain: Domain,
     deadline: u64,
     scratch: Scratch,
-    members: Vec<(Context<F>, OwnedFd)>,
+    members: Vec<Member<F>>,
 }
 
 impl<F: Framing> Filling<F> {
@@ -193,7 +196,7 @@ pub fn unbundle<F: Framing>(
     domain: &Domain,
     bundle: &mut [u8],
     sockets: Vec<OwnedFd>,
-) -> Result<Vec<Result<(Context<F>, OwnedFd), Status>>, Status> {
+) -> Result<Vec<Result<Member<F>, Status>>, Status> {
     let header = Header::read(bundle, BUNDLE)?;
     if header.version != VERSION {
         return Err(Minor::TokenVersion.into());

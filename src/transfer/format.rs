@@ -23,6 +23,7 @@ pub const MAX_TOKEN: usize = BUCKETS[BUCKETS.len() - 1];
 pub(super) const TOKEN: [u8; 3] = *b"BTN";
 pub(super) const BUNDLE: [u8; 3] = *b"BTB";
 /// The version this program writes.
+//= spec/token.md#versions
 pub(super) const VERSION: u8 = 1;
 
 const NONCE_AT: usize = HEADER - REST_NONCE;

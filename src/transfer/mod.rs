@@ -34,7 +34,7 @@ mod tests;
 mod token;
 
 pub use binding::Importer;
-pub use bundle::{Bundled, MAX_MEMBERS, bundle, unbundle};
+pub use bundle::{Bundled, MAX_MEMBERS, Member, bundle, unbundle};
 pub use format::{BUCKETS, HEADER, MAX_TOKEN};
 pub use parcel::Parcel;
 pub use passage::{Arrival, Receiver, Sender, passage};

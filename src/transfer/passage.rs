@@ -22,6 +22,7 @@ const BUFFER: usize = 1 << 20;
 /// The longest message: a full bundle whose last member was of the largest size.
 const LONGEST: usize = 256 * 1024;
 /// The magic of an acknowledgement, version included.
+//= spec/token.md#passage
 const ACKNOWLEDGEMENT: [u8; 4] = *b"BTA\x01";
 /// Received parcels are acknowledged at the latest after this many.
 const ACKNOWLEDGE_EVERY: u64 = 32;

@@ -230,6 +230,7 @@ pub(crate) fn records(
 }
 
 /// One side in record framing, before and after its end. What comes in afterwards is dropped.
+#[allow(clippy::large_enum_variant)]
 enum Side<S> {
     Open(S),
     Ended(Box<Result<Finished<Record>, Failed>>),

@@ -1,16 +1,11 @@
 //! What the tests of whole contexts share: a pair of contexts out of a real handshake, and
 //! children that are real processes.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic
-)]
+#![allow(dead_code)]
 
 mod processes;
 
+#[allow(unused_imports)]
 pub use processes::*;
 
 use std::sync::{Arc, OnceLock};

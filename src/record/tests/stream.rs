@@ -273,7 +273,7 @@ struct Lost {
 }
 
 impl Access for Lost {
-    fn record(&mut self) -> Result<&mut Record, Status> {
+    fn record(&mut self, _: crate::record::Pass) -> Result<&mut Record, Status> {
         self.uses = self.uses.checked_sub(1).ok_or(Minor::ContextRevoked)?;
         Ok(&mut self.record)
     }
