@@ -114,8 +114,8 @@ fn header(flight: &[u8]) -> Vec<u8> {
     const OID: [u8; 12] = [0x06, 0x0a, 0x2b, 6, 1, 4, 1, 0x81, 0xfd, 0x59, 1, 1];
     let length = OID.len() + flight.len();
     let length = match length {
-        ..0x80 => vec![length as u8],
-        ..0x100 => vec![0x81, length as u8],
+        0..=0x7f => vec![length as u8],
+        0x80..=0xff => vec![0x81, length as u8],
         _ => [&[0x82][..], &(length as u16).to_be_bytes()].concat(),
     };
     [&[0x60], &length[..], &OID, flight].concat()

@@ -43,7 +43,7 @@ enum Stage {
     Start,
     Handshake(Box<Handshake<UnbufferedServerConnection>>),
     /// A password was asked for.
-    Asked(Tunnel, Asked),
+    Asked(Box<Tunnel>, Asked),
     /// Nothing comes after an error.
     Over,
 }
@@ -230,7 +230,7 @@ impl State {
     /// Takes the request, or the password that was `asked` for, and answers it.
     fn exchange(
         &mut self,
-        mut tunnel: Tunnel,
+        mut tunnel: Box<Tunnel>,
         asked: Option<Asked>,
         token: &[u8],
         output: &mut Vec<u8>,

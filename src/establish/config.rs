@@ -350,6 +350,10 @@ impl InitiatorConfigBuilder {
     }
 
     /// Whether acceptors' session tickets are kept and used. Default: they are not.
+    ///
+    /// Tickets, their secrets, and for the time of a context what takes new ones, lie in the
+    /// ordinary heap, where rustls keeps them, and are inherited by a forked process. They open
+    /// no past session; whoever has them can begin a session as this initiator.
     pub fn resumption(mut self, used: bool) -> Self {
         // How long is the acceptor's to say.
         self.common.resumption = used.then_some(Duration::MAX);

@@ -50,7 +50,7 @@ enum Stage {
     Start,
     Handshake(Box<Handshake<UnbufferedClientConnection>>),
     /// A request or a password was sent.
-    Exchange(Tunnel),
+    Exchange(Box<Tunnel>),
     /// Nothing comes after an error.
     Over,
 }
@@ -309,7 +309,7 @@ impl State {
 
     fn answer(
         &mut self,
-        mut tunnel: Tunnel,
+        mut tunnel: Box<Tunnel>,
         token: &[u8],
         output: &mut Vec<u8>,
     ) -> Result<Turn, Error> {

@@ -56,12 +56,12 @@ fn of_record(error: &record::Error) -> Error {
 }
 
 impl Tunnel {
-    pub(super) fn new(session: Established) -> Result<Self, Error> {
-        Ok(Self {
+    pub(super) fn new(session: Established) -> Result<Box<Self>, Error> {
+        Ok(Box::new(Self {
             record: record(&session, Limits::default(), &[])?,
             session,
             transcript: [0; 32],
-        })
+        }))
     }
 
     /// Opens the one message of `length` bytes that a token holds, and nothing behind it.

@@ -260,7 +260,7 @@ impl<C: Side> Handshake<C> {
     ///
     /// `tickets`: whether to keep what takes a server's tickets.
     //= spec/mechanism.md#record-keys
-    // It is as large as a page: it is not moved to the stack to be taken apart.
+    // More than a KiB, in which secrets were: it is not moved to the stack to be taken apart.
     #[allow(clippy::boxed_local)]
     pub(crate) fn finish(mut self: Box<Self>, tickets: bool) -> Result<Established, Error> {
         const LOST: Error = Error::new(

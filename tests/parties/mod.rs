@@ -19,23 +19,23 @@ use rcgen::{
 };
 
 /// The host every acceptor's certificate here is for.
-pub const HOST: &str = "mail.example";
+pub(crate) const HOST: &str = "mail.example";
 
 /// A certificate authority.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pub pem: String,
+    pub(crate) pem: String,
 }
 
 /// A certificate and its key, PEM.
 #[derive(Clone)]
-pub struct Identity {
-    pub chain: String,
-    pub key: String,
+pub(crate) struct Identity {
+    pub(crate) chain: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -45,12 +45,12 @@ impl Authority {
         Self { issuer, pem }
     }
 
-    pub fn anchors(&self) -> Anchors {
+    pub(crate) fn anchors(&self) -> Anchors {
         Anchors::from_pem(self.pem.as_bytes()).unwrap()
     }
 
     /// A certificate with `name` as its subject, valid for `hosts`, changed as wanted.
-    pub fn certify(
+    pub(crate) fn certify(
         &self,
         name: &str,
         hosts: &[&str],
@@ -68,11 +68,11 @@ impl Authority {
         }
     }
 
-    pub fn server(&self) -> Identity {
+    pub(crate) fn server(&self) -> Identity {
         self.certify("server", &[HOST, "127.0.0.1"], |_| {})
     }
 
-    pub fn client(&self, name: &str) -> Identity {
+    pub(crate) fn client(&self, name: &str) -> Identity {
         self.certify(name, &[], |params| {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         })
@@ -80,30 +80,30 @@ impl Authority {
 }
 
 /// Makes a certificate that was valid until some years ago.
-pub fn expired(params: &mut CertificateParams) {
+pub(crate) fn expired(params: &mut CertificateParams) {
     params.not_before = date_time_ymd(2000, 1, 1);
     params.not_after = date_time_ymd(2001, 1, 1);
 }
 
 impl Identity {
-    pub fn acceptor(&self) -> AcceptorCredential {
+    pub(crate) fn acceptor(&self) -> AcceptorCredential {
         AcceptorCredential::from_pem(self.chain.as_bytes(), self.key.as_bytes()).unwrap()
     }
 
-    pub fn initiator(&self) -> InitiatorCredential {
+    pub(crate) fn initiator(&self) -> InitiatorCredential {
         InitiatorCredential::from_pem(self.chain.as_bytes(), self.key.as_bytes()).unwrap()
     }
 }
 
 /// The beginnings of two configurations that fit each other: anonymous initiators get in.
-pub fn configs(authority: &Authority) -> (AcceptorConfigBuilder, InitiatorConfigBuilder) {
+pub(crate) fn configs(authority: &Authority) -> (AcceptorConfigBuilder, InitiatorConfigBuilder) {
     (
         AcceptorConfig::builder(authority.server().acceptor()).anonymous(true),
         InitiatorConfig::builder(authority.anchors()),
     )
 }
 
-pub fn build(
+pub(crate) fn build(
     (acceptor, initiator): (AcceptorConfigBuilder, InitiatorConfigBuilder),
 ) -> (Arc<AcceptorConfig>, Arc<InitiatorConfig>) {
     (
@@ -112,34 +112,37 @@ pub fn build(
     )
 }
 
-pub fn target() -> Name {
+pub(crate) fn target() -> Name {
     Name::host_based_service(&format!("imap@{HOST}")).unwrap()
 }
 
 /// How both sides of an establishment ended.
-pub struct Ends<F: baton::codec::Framing> {
-    pub acceptor: Result<Finished<F>, Failed>,
-    pub initiator: Result<Finished<F>, Failed>,
+pub(crate) struct Ends<F: baton::codec::Framing> {
+    pub(crate) acceptor: Result<Finished<F>, Failed>,
+    pub(crate) initiator: Result<Finished<F>, Failed>,
     /// What the acceptor sent when the initiator had finished: tickets, or an alert.
-    pub late: Vec<u8>,
+    pub(crate) late: Vec<u8>,
 }
 
 impl<F: baton::codec::Framing> Ends<F> {
-    pub fn both(self) -> (Finished<F>, Finished<F>) {
+    pub(crate) fn both(self) -> (Finished<F>, Finished<F>) {
         (self.acceptor.unwrap(), self.initiator.unwrap())
     }
 
     /// Both sides' failures.
-    pub fn neither(self) -> (Failed, Failed) {
+    pub(crate) fn neither(self) -> (Failed, Failed) {
         (self.acceptor.err().unwrap(), self.initiator.err().unwrap())
     }
 }
 
+/// An initiator that has answered, and what it sends.
+pub(crate) type Answered = (Initiator<Message>, Vec<u8>);
+
 /// Drives two sides in message framing; every password that is asked for is `answer`ed.
-pub fn messages(
+pub(crate) fn messages(
     mut acceptor: Acceptor<Message>,
     mut initiator: Initiator<Message>,
-    mut answer: impl FnMut(PasswordAsked) -> (Initiator<Message>, Vec<u8>),
+    mut answer: impl FnMut(PasswordAsked) -> Answered,
 ) -> Ends<Message> {
     let mut token = Vec::new();
     loop {
@@ -192,12 +195,12 @@ pub fn messages(
 }
 
 /// As [`messages`], where no password is asked for.
-pub fn no_password(_: PasswordAsked) -> (Initiator<Message>, Vec<u8>) {
+pub(crate) fn no_password(_: PasswordAsked) -> Answered {
     panic!("no password was expected to be asked for")
 }
 
 /// Drives two sides in record framing, with at most `piece` bytes a step.
-pub fn records(
+pub(crate) fn records(
     acceptor: Acceptor<Record>,
     initiator: Initiator<Record>,
     piece: usize,
@@ -230,7 +233,7 @@ pub fn records(
 #[allow(clippy::large_enum_variant)]
 enum Side<S> {
     Open(S),
-    Ended(Result<Finished<Record>, Failed>),
+    Ended(Box<Result<Finished<Record>, Failed>>),
     Moved,
 }
 
@@ -242,10 +245,12 @@ impl<S> Side<S> {
         (*self, output) = match core::mem::replace(self, Self::Moved) {
             Self::Open(side) => match step(side, input) {
                 Ok(Step::Continue { next, output }) => (Self::Open(next), output),
-                Ok(Step::Done { finished, output }) => (Self::Ended(Ok(finished)), output),
+                Ok(Step::Done { finished, output }) => {
+                    (Self::Ended(Box::new(Ok(finished))), output)
+                }
                 Err(mut failed) => {
                     let output = core::mem::take(&mut failed.output);
-                    (Self::Ended(Err(failed)), output)
+                    (Self::Ended(Box::new(Err(failed))), output)
                 }
             },
             ended => (ended, Vec::new()),
@@ -259,7 +264,7 @@ impl<S> Side<S> {
 
     fn end(self) -> Result<Finished<Record>, Failed> {
         match self {
-            Self::Ended(end) => end,
+            Self::Ended(end) => *end,
             _ => panic!("the side did not end"),
         }
     }
