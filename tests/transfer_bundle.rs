@@ -296,3 +296,43 @@ fn single_tokens_travel_over_a_passage() {
     drop(receiver);
     sender.finish().unwrap();
 }
+
+/// C4: an importer that cannot import says so; the parcel, with its socket, goes to another.
+//= proves spec/token.md#passage C4
+#[test]
+fn what_an_importer_refuses_comes_back_to_the_exporter() {
+    let domain = domain();
+    let (near, mut far) = split(lines(&domain, 2));
+    let (mut sender, mut receiver) = passage().unwrap();
+    for parcel in bundle(near, &Export::default()).parcels {
+        sender.send(parcel).unwrap();
+    }
+    let (context, _peer) = pair::<Message>(&domain);
+    let good = context.export(&Export::default()).unwrap();
+    // Of another domain, and so without its keys.
+    let elsewhere = support::domain();
+    let outcomes = receiver.receive::<Record>(&elsewhere).unwrap().unwrap();
+    assert_eq!(outcomes[0].as_ref().unwrap_err().minor(), Minor::TokenKey);
+    sender.send(Parcel::new(good, None)).unwrap();
+    let outcomes = receiver.receive::<Message>(&domain).unwrap().unwrap();
+    assert!(outcomes[0].is_ok());
+    drop(receiver);
+    let mut refused = sender.finish().unwrap_err();
+    assert_eq!(refused.len(), 1, "the good one is settled");
+    let (mut sender, mut receiver) = passage().unwrap();
+    sender.send(refused.pop().unwrap()).unwrap();
+    for (i, one) in receiver
+        .receive::<Record>(&domain)
+        .unwrap()
+        .unwrap()
+        .into_iter()
+        .enumerate()
+    {
+        let (mut context, socket) = one.unwrap();
+        ask(&mut far[i], b"still here");
+        echo(&mut context, socket.unwrap());
+        answered(&mut far[i], b"still here");
+    }
+    drop(receiver);
+    sender.finish().unwrap();
+}

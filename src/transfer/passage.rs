@@ -1,7 +1,8 @@
 //! Parcels over a Unix seqpacket socket, acknowledged: the two ends of a hand-over.
 //!
 //! Format (`spec/token.md#passage`): one parcel a message, its sockets as SCM_RIGHTS; the other
-//! way, from time to time, one message with the number of parcels received so far.
+//! way, from time to time, one message with the number of parcels received so far, and one at once
+//! for each parcel of which something was not imported.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +25,8 @@ const LONGEST: usize = 256 * 1024;
 /// The magic of an acknowledgement, version included.
 //= spec/token.md#passage
 const ACKNOWLEDGEMENT: [u8; 4] = *b"BTA\x01";
+/// The magic of a message that names a parcel of which something was not imported.
+const REFUSAL: [u8; 4] = *b"BTR\x01";
 /// Received parcels are acknowledged at the latest after this many.
 const ACKNOWLEDGE_EVERY: u64 = 32;
 
@@ -41,6 +44,9 @@ pub struct Sender {
     socket: OwnedFd,
     unacknowledged: VecDeque<Parcel>,
     acknowledged: u64,
+    /// Numbers of parcels named by a refusal and not yet acknowledged.
+    named: Vec<u64>,
+    refused: Vec<Parcel>,
 }
 
 impl Sender {
@@ -54,6 +60,8 @@ impl Sender {
             socket,
             unacknowledged: VecDeque::new(),
             acknowledged: 0,
+            named: Vec::new(),
+            refused: Vec::new(),
         })
     }
 
@@ -80,27 +88,35 @@ impl Sender {
         Ok(())
     }
 
-    /// Takes what acknowledgements have come, without waiting, and lets go of their sockets.
+    /// Takes what answers have come, without waiting, and lets go of what was imported.
     ///
     /// # Errors
     /// The system's; `InvalidData` when the other end sends something else.
     pub fn settle(&mut self) -> io::Result<()> {
-        while let Some(count) = self.acknowledgement(false)? {
-            self.forget(count)?;
-        }
+        while self.answer(false)? {}
         Ok(())
     }
 
-    /// Waits until every parcel is acknowledged. When the other end is gone before, the parcels it
-    /// has not acknowledged come back: what it did not import of them is importable still.
+    /// The parcels of which something was not imported, as far as answers were taken: what their
+    /// contexts are is for the ledger to say, and what is importable still may be sent elsewhere.
+    pub fn take_refused(&mut self) -> Vec<Parcel> {
+        core::mem::take(&mut self.refused)
+    }
+
+    /// Waits until every parcel is acknowledged. Those of which something was not imported come
+    /// back; when the other end is gone before, also those it has not acknowledged. What was not
+    /// imported of them is importable still, elsewhere.
     pub fn finish(mut self) -> Result<(), Vec<Parcel>> {
         while !self.unacknowledged.is_empty() {
-            match self.acknowledgement(true) {
-                Ok(Some(count)) if self.forget(count).is_ok() => {}
-                _ => return Err(self.unacknowledged.into()),
+            if !matches!(self.answer(true), Ok(true)) {
+                break;
             }
         }
-        Ok(())
+        self.refused.extend(self.unacknowledged);
+        match self.refused.is_empty() {
+            true => Ok(()),
+            false => Err(self.refused),
+        }
     }
 
     /// The descriptor, to wait on.
@@ -108,37 +124,52 @@ impl Sender {
         self.socket.as_fd()
     }
 
-    fn acknowledgement(&self, wait: bool) -> io::Result<Option<u64>> {
+    /// Takes one answer; false when there is none.
+    fn answer(&mut self, wait: bool) -> io::Result<bool> {
         let mut message = [0; 16];
         // Nobody sends descriptors this way; if some come, they are closed.
         let mut none = Vec::new();
         let length = match socket::recv_with_fds(&self.socket, &mut message, &mut none, wait) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             other => other?.len,
         };
-        match (length, message.split_at(4)) {
-            (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
-            (12, (magic, rest)) if magic == ACKNOWLEDGEMENT => {
-                let mut count = [0; 8];
-                count.copy_from_slice(&rest[..8]);
-                Ok(Some(u64::from_be_bytes(count)))
-            }
-            _ => Err(io::ErrorKind::InvalidData.into()),
+        let Some((magic, rest)) = message[..length].split_first_chunk::<4>() else {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        };
+        let number = rest.try_into().map(u64::from_be_bytes);
+        match (*magic, number) {
+            (ACKNOWLEDGEMENT, Ok(count)) => self.forget(count)?,
+            (REFUSAL, Ok(number)) if self.is_under_way(number) => self.named.push(number),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
         }
+        Ok(true)
     }
 
+    fn is_under_way(&self, number: u64) -> bool {
+        number > self.acknowledged
+            && number - self.acknowledged <= self.unacknowledged.len() as u64
+            && !self.named.contains(&number)
+    }
+
+    /// Lets go of the parcels up to number `count`, but for those of which something was refused.
     fn forget(&mut self, count: u64) -> io::Result<()> {
-        let new = count
-            .checked_sub(self.acknowledged)
-            .and_then(|new| usize::try_from(new).ok());
-        match new {
-            Some(new) if new <= self.unacknowledged.len() => {
-                self.unacknowledged.drain(..new);
-                self.acknowledged = count;
-                Ok(())
-            }
-            _ => Err(io::ErrorKind::InvalidData.into()),
+        let under_way = self.acknowledged + self.unacknowledged.len() as u64;
+        if count < self.acknowledged || count > under_way {
+            return Err(io::ErrorKind::InvalidData.into());
         }
+        while self.acknowledged < count {
+            self.acknowledged += 1;
+            let parcel = self.unacknowledged.pop_front();
+            if let Some(at) = self
+                .named
+                .iter()
+                .position(|named| *named == self.acknowledged)
+            {
+                self.named.swap_remove(at);
+                self.refused.extend(parcel);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -185,23 +216,36 @@ impl Receiver {
         };
         fault::point("passage.received");
         self.received += 1;
+        let arrivals = self.import(domain, length, sockets);
+        if arrivals.iter().any(Result::is_err) {
+            self.tell(REFUSAL, self.received)?;
+        }
+        Ok(Some(arrivals))
+    }
+
+    fn import<F: Framing>(
+        &mut self,
+        domain: &Domain,
+        length: usize,
+        mut sockets: Vec<OwnedFd>,
+    ) -> Vec<Arrival<F>> {
         let message = &mut self.scratch[..length];
         if message.starts_with(&BUNDLE) {
             let with_socket = |(context, socket)| (context, Some(socket));
-            return Ok(Some(match unbundle(domain, message, sockets) {
+            return match unbundle(domain, message, sockets) {
                 Ok(outcomes) => outcomes
                     .into_iter()
                     .map(|one| one.map(with_socket))
                     .collect(),
                 Err(status) => vec![Err(status)],
-            }));
+            };
         }
         if sockets.len() > 1 {
-            return Ok(Some(vec![Err(Minor::WrongSocket.into())]));
+            return vec![Err(Minor::WrongSocket.into())];
         }
         let socket = sockets.pop();
         let imported = import_in_place(domain, message, socket.as_ref().map(AsFd::as_fd));
-        Ok(Some(vec![imported.map(|context| (context, socket))]))
+        vec![imported.map(|context| (context, socket))]
     }
 
     /// The descriptor, to wait on.
@@ -232,15 +276,18 @@ impl Receiver {
         if self.received == self.acknowledged {
             return Ok(());
         }
-        let count = self.received.to_be_bytes();
-        let message = [io::IoSlice::new(&ACKNOWLEDGEMENT), io::IoSlice::new(&count)];
+        self.tell(ACKNOWLEDGEMENT, self.received)?;
+        self.acknowledged = self.received;
+        Ok(())
+    }
+
+    fn tell(&self, magic: [u8; 4], number: u64) -> io::Result<()> {
+        let number = number.to_be_bytes();
+        let message = [io::IoSlice::new(&magic), io::IoSlice::new(&number)];
         match socket::send_with_fds(&self.socket, &message, &[]) {
             // The exporter may have sent its last and gone: nobody waits for this then.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-            _ => {
-                self.acknowledged = self.received;
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 }

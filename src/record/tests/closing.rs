@@ -130,7 +130,7 @@ fn a_forked_copy_is_dead() {
                 server.ready().map(drop) == dead,
                 server.output().is_empty() && server.take_output().is_empty(),
                 server.freeze().is_none() && server.failed().is_none() && !server.closed(),
-                Access::record(&mut server, crate::record::Pass(())).is_err(),
+                Access::record(&mut server, Pass(())).is_err(),
                 format!("{server:?}").contains("Aes128Gcm"),
             ];
             drop(server);
