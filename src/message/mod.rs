@@ -83,7 +83,7 @@ pub struct Services {
 }
 
 /// A message out of a wrap token.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 #[must_use]
 pub struct Unwrapped<'a> {
     /// The message, where it lies in the token.
@@ -95,6 +95,14 @@ pub struct Unwrapped<'a> {
     /// The message is authentic whatever stands here; a caller that acts on messages and has no
     /// order of its own drops what is duplicate or old.
     pub supplementary: Supplementary,
+}
+
+impl core::fmt::Debug for Unwrapped<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        // The message itself is nobody's to log.
+        let (length, told) = (self.message.len(), self.supplementary);
+        write!(f, "Unwrapped({length} bytes, {told:?})")
+    }
 }
 
 /// The protection state of one context in message framing.
