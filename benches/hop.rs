@@ -186,8 +186,14 @@ fn connections(domain: &Domain, count: usize) -> (Vec<(Context<Record>, OwnedFd)
     (0..count).map(connect).unzip()
 }
 
-/// Seconds from the first export until the child has every context active.
-fn timed(receive: impl FnOnce(OwnedFd), send: impl FnOnce(OwnedFd)) -> f64 {
+/// Seconds from the first export until the child has every context active. The child is there
+/// before what is sent is made, as a successor is that was executed: nothing of this process's
+/// memory is shared with it and copied when written.
+fn timed<T>(
+    receive: impl FnOnce(OwnedFd),
+    prepare: impl FnOnce() -> T,
+    send: impl FnOnce(OwnedFd, T),
+) -> f64 {
     let (near, far) = socket::pair().unwrap();
     let (mut done, done_in_child) = std::io::pipe().unwrap();
     let mut child = forked(|| {
@@ -196,8 +202,9 @@ fn timed(receive: impl FnOnce(OwnedFd), send: impl FnOnce(OwnedFd)) -> f64 {
         0
     });
     drop(done_in_child);
+    let prepared = prepare();
     let start = Instant::now();
-    send(near);
+    send(near, prepared);
     done.read_exact(&mut [0]).unwrap();
     let seconds = start.elapsed().as_secs_f64();
     child.wait().unwrap();
@@ -216,10 +223,10 @@ fn receive_all(domain: &Domain, socket: OwnedFd, count: usize) {
 }
 
 fn move_in_bundles(domain: &Domain, count: usize, how: &Export) -> f64 {
-    let (mut near, _far) = connections(domain, count);
     timed(
         |socket| receive_all(domain, socket, count),
-        |socket| {
+        || connections(domain, count),
+        |socket, (mut near, _far)| {
             let mut sender = Sender::new(socket).unwrap();
             while !near.is_empty() {
                 let rest = near.split_off(near.len().min(MAX_MEMBERS));
@@ -236,10 +243,10 @@ fn move_in_bundles(domain: &Domain, count: usize, how: &Export) -> f64 {
 }
 
 fn move_one_by_one(domain: &Domain, count: usize) -> f64 {
-    let (near, _far) = connections(domain, count);
     timed(
         |socket| receive_all(domain, socket, count),
-        |fd| {
+        || connections(domain, count),
+        |fd, (near, _far)| {
             let mut sender = Sender::new(fd).unwrap();
             for (context, socket) in near {
                 let how = Export::default().tied_to(socket.as_fd()).unwrap();
@@ -253,16 +260,6 @@ fn move_one_by_one(domain: &Domain, count: usize) -> f64 {
 
 /// The floor: the same descriptors and as many bytes, from process to process, and no more.
 fn move_bare(domain: &Domain, count: usize) -> f64 {
-    let (mut near, _far) = connections(domain, count);
-    let sample = near.split_off(near.len() - MAX_MEMBERS);
-    let bundled = bundle(sample, &Export::default());
-    let bytes = bundled.parcels[0].as_bytes().to_vec();
-    let mut sockets: Vec<OwnedFd> = bundled
-        .parcels
-        .into_iter()
-        .flat_map(|p| copies(&p))
-        .collect();
-    sockets.extend(near.into_iter().map(|(_, socket)| socket));
     timed(
         |fd| {
             let mut buffer = vec![0; 256 * 1024];
@@ -272,7 +269,8 @@ fn move_bare(domain: &Domain, count: usize) -> f64 {
             }
             std::mem::forget(all);
         },
-        |fd| {
+        || bare_load(domain, count),
+        |fd, (bytes, sockets, _far)| {
             socket::set_buffers(fd.as_fd(), 1 << 20).unwrap();
             for group in sockets.chunks(MAX_MEMBERS) {
                 let group: Vec<BorrowedFd<'_>> = group.iter().map(AsFd::as_fd).collect();
@@ -282,6 +280,17 @@ fn move_bare(domain: &Domain, count: usize) -> f64 {
             drop(sockets);
         },
     )
+}
+
+/// As many descriptors as connections, and the bytes of one full bundle.
+fn bare_load(domain: &Domain, count: usize) -> (Vec<u8>, Vec<OwnedFd>, Vec<TcpStream>) {
+    let (mut near, far) = connections(domain, count);
+    let sample = near.split_off(near.len() - MAX_MEMBERS);
+    let bundled = bundle(sample, &Export::default());
+    let bytes = bundled.parcels[0].as_bytes().to_vec();
+    let mut sockets: Vec<OwnedFd> = bundled.parcels.iter().flat_map(copies).collect();
+    sockets.extend(near.into_iter().map(|(_, socket)| socket));
+    (bytes, sockets, far)
 }
 
 fn copies(parcel: &Parcel) -> Vec<OwnedFd> {

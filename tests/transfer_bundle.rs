@@ -108,6 +108,34 @@ fn receive_and_echo(mut receiver: Receiver, domain: &Domain, expected: usize) ->
     0
 }
 
+/// C4: what leaves alone leaves in a bundle too, however much is in the bundle before it.
+//= proves spec/token.md#bundle
+#[test]
+fn a_large_member_behind_many_leaves_as_well() {
+    let domain = domain();
+    let unread = vec![7; 23_000];
+    let (mut near, mut far) = split(lines(&domain, 3));
+    for ((context, _), (peer, _)) in near.iter_mut().zip(&mut far) {
+        let sealed = Record::say(peer, &unread).unwrap();
+        assert_eq!(context.feed(&sealed).unwrap(), sealed.len());
+        let sealed = Record::say(peer, &unread).unwrap();
+        assert_eq!(context.feed(&sealed).unwrap(), sealed.len());
+    }
+    let bundled = bundle(near, &Export::default());
+    assert!(bundled.kept.is_empty(), "{:?}", bundled.kept.first());
+    let (mut sender, mut receiver) = passage().unwrap();
+    for parcel in bundled.parcels {
+        sender.send(parcel).unwrap();
+        for arrival in receiver.receive::<Record>(&domain).unwrap().unwrap() {
+            let (mut context, _) = arrival.unwrap();
+            assert_eq!(context.buffered(), 2 * (23_000 + 2 * 22));
+            assert_eq!(Record::hear(&mut context, vec![]).unwrap().len(), 46_000);
+        }
+    }
+    drop(receiver);
+    sender.finish().unwrap();
+}
+
 /// C4: a bundle with one spent, one revoked member: the others import.
 //= proves spec/token.md#bundle
 #[test]

@@ -349,3 +349,25 @@ fn an_importer_of_a_bundle_killed_at_any_step_leaves_one_outcome_for_each() {
         );
     }
 }
+
+/// A context that is revoked while it is sealed comes back dead, and under its own name: not under
+/// that of the context which has its entry by then.
+#[test]
+fn a_context_that_is_lost_on_the_way_out_keeps_its_name() {
+    let domain = Domain::inherited(1).unwrap();
+    let (context, _peer) = pair::<Message>(&domain);
+    let id = context.session_identifier();
+    let (ledger, revoked) = (domain.ledger().clone(), *id.as_bytes());
+    fault::arm(
+        "export.sealed",
+        1,
+        Action::Call(Box::new(move || {
+            assert!(ledger.revoke(&revoked));
+            // It has the only entry there is.
+            std::mem::forget(ledger.establish().unwrap());
+        })),
+    );
+    let kept = context.export(&Export::default()).unwrap_err();
+    assert_eq!(kept.status.major(), Major::NoContext);
+    assert_eq!(kept.context.session_identifier(), id);
+}

@@ -18,6 +18,7 @@ use baton::crypto::{self, Suite};
 use baton::establish::{Acceptor, Step};
 use baton::ledger::Domain;
 use baton::record::Record;
+use baton::status::Major;
 use baton::sys::alloc::WipingAllocator;
 use baton::sys::process::Child;
 use baton::transfer::{Export, import};
@@ -253,13 +254,28 @@ fn obey(mut session: Session) -> u8 {
                 let imported = import(&session.domain, &session.token, None).unwrap();
                 session.context = Some(imported);
             }
+            b'r' => {
+                let refused = import::<Record>(&session.domain, &session.token, None);
+                assert_eq!(refused.unwrap_err().major(), Major::NoContext);
+            }
             b'd' => drop(session.context.take()),
+            b'k' => {
+                session.wire.write_all(&order).unwrap();
+                let wire = &mut session.wire;
+                let keyring = session.domain.keyring();
+                keyring
+                    .with_current(|_, key| wire.write_all(key).unwrap())
+                    .unwrap();
+                wire.write_all(&session.token[12..28]).unwrap();
+                continue;
+            }
             b'f' => {
                 session.wire.write_all(&order).unwrap();
                 let pid = session.fork_one();
                 session.wire.write_all(&pid.to_ne_bytes()).unwrap();
                 continue;
             }
+            b'n' => {}
             b'a' => std::process::abort(),
             other => panic!("no order: {other}"),
         }
@@ -301,6 +317,43 @@ fn after_drop_no_key_is_left() {
     let mut holder = Holder::start();
     holder.order(b'd');
     assert_nothing(&holder.found());
+}
+
+/// An import that is refused at its last step has had the keys in its hands.
+#[test]
+fn after_a_refused_import_no_key_is_left() {
+    let mut holder = Holder::start();
+    for order in *b"eidr" {
+        holder.order(order);
+    }
+    assert_eq!(holder.found(), [String::new(); 0]);
+}
+
+/// C5: the domain's sealing key is in its page, which core files leave out, and nowhere else; nor
+/// is the key that one token is sealed with.
+#[test]
+fn after_export_and_import_no_sealing_key_is_left() {
+    let mut holder = Holder::start();
+    for last in [b'e', b'i', b'e', b'r'] {
+        if last == b'r' {
+            holder.order(b'i');
+            holder.order(b'd');
+        }
+        holder.order(last);
+        let (mut key, mut nonce) = ([0; 32], [0; 16]);
+        holder.order(b'k');
+        holder.wire.read_exact(&mut key).unwrap();
+        holder.wire.read_exact(&mut nonce).unwrap();
+        holder.order(b'n');
+        let one = chacha20::hchacha::<chacha20::R20>(&key.into(), &nonce.into());
+        let keys = vec![
+            ("the domain's key".to_owned(), key.to_vec()),
+            ("the token's key".to_owned(), one.to_vec()),
+        ];
+        let mut memory = memory_of(holder.child.pid());
+        memory.retain(|(name, _)| !name.contains("baton-keys"));
+        assert_eq!(found(&keys, &memory), [String::new(); 0], "{last}");
+    }
 }
 
 /// C3: a forked child has none of its parent's keys, whatever it does.

@@ -99,8 +99,9 @@ pub(crate) struct Parts<F: Framing> {
 }
 
 impl<F: Framing> Parts<F> {
-    /// Joins the parts with the claim that this process runs them.
-    pub(crate) fn claimed(self, claim: Claim, domain: Domain) -> Context<F> {
+    /// Joins the parts with the claim that this process runs them, as the context `id`. A claim
+    /// that has just been lost does not tell it any more.
+    pub(crate) fn claimed(self, id: ContextId, claim: Claim, domain: Domain) -> Context<F> {
         let Self {
             protection,
             exporter,
@@ -112,7 +113,7 @@ impl<F: Framing> Parts<F> {
             exporter,
             facts,
             tickets,
-            id: claim.id(),
+            id,
             claim,
             domain,
         }
@@ -121,15 +122,15 @@ impl<F: Framing> Parts<F> {
 
 impl<F: Framing> Context<F> {
     /// Takes the context apart for export.
-    pub(crate) fn into_parts(self) -> (Parts<F>, Claim, Domain) {
+    pub(crate) fn into_parts(self) -> (Parts<F>, ContextId, Claim, Domain) {
         let Self {
             protection,
             exporter,
             facts,
             tickets,
+            id,
             claim,
             domain,
-            ..
         } = self;
         (
             Parts {
@@ -138,6 +139,7 @@ impl<F: Framing> Context<F> {
                 facts,
                 tickets,
             },
+            id,
             claim,
             domain,
         )

@@ -60,7 +60,7 @@ impl<F: Framing> Finished<F> {
             });
         }
         match domain.ledger().establish() {
-            Ok(claim) => Ok(self.parts.claimed(claim, domain.clone())),
+            Ok(claim) => Ok(self.parts.claimed(claim.id(), claim, domain.clone())),
             Err(error) => Err(NotActivated {
                 error: (&error).into(),
                 finished: self,

@@ -195,7 +195,7 @@ mod tests {
         let layout = Layout::new((1_000_000, 131_071)).expect("within bounds");
         assert_eq!(layout.process_marks, 512 + 131_072 * 8);
         assert_eq!(layout.free_marks, layout.process_marks + 2560);
-        assert_eq!(layout.ended_marks, layout.free_marks + 15_872);
+        assert_eq!(layout.ended_marks, layout.free_marks + 16_384);
         assert_eq!(
             layout.len,
             layout.entries + 1_000_000usize.next_multiple_of(64) * 8

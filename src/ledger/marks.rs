@@ -1,4 +1,4 @@
-//! Marks that find a free or an ended entry without a search: two levels of bits.
+//! Marks that find a free or an ended entry without a search: three levels of bits.
 //!
 //! Marks are hints and the control word is the truth, so nothing here needs to be exact: a mark
 //! too many is dropped by who takes it, and one that was lost with a process comes back by the
@@ -8,42 +8,41 @@
 
 use super::word::Word;
 
-/// Words of marks for `bits` entries: the bits, then their summary.
+/// The marks, their summary, and its summary.
+const LEVELS: usize = 3;
+
+/// Words of the marks for `bits` entries, all levels.
 pub(super) const fn words(bits: usize) -> usize {
-    let words = bits.div_ceil(64);
-    words + words.div_ceil(64)
+    let marks = bits.div_ceil(64);
+    let summary = marks.div_ceil(64);
+    marks + summary + summary.div_ceil(64)
 }
 
 /// Marks over shared words.
 //= spec/ledger.md#marks
 pub(super) struct Marks<'a, W> {
-    bits: &'a [W],
-    summary: &'a [W],
+    levels: [&'a [W]; LEVELS],
 }
 
 impl<'a, W: Word> Marks<'a, W> {
     /// The marks for `bits` entries in an area of [`words`]`(bits)` words or more.
     pub(super) fn new(area: &'a [W], bits: usize) -> Self {
-        let (bits, rest) = area.split_at(bits.div_ceil(64));
-        let (summary, _) = rest.split_at(bits.len().div_ceil(64));
-        Self { bits, summary }
+        let (marks, rest) = area.split_at(bits.div_ceil(64));
+        let (summary, rest) = rest.split_at(marks.len().div_ceil(64));
+        let (top, _) = rest.split_at(summary.len().div_ceil(64));
+        Self {
+            levels: [marks, summary, top],
+        }
     }
 
-    /// Sets the mark of `index`.
+    /// Sets the mark of `index`, if there is such an index.
     pub(super) fn set(&self, index: usize) {
-        let word = index / 64;
-        if let Some(bits) = self.bits.get(word)
-            && bits.set(1 << (index % 64)) == 0
-        {
-            self.note(word);
-        }
+        self.set_at(0, index);
     }
 
     /// Whether `index` is marked.
     pub(super) fn is_set(&self, index: usize) -> bool {
-        self.bits
-            .get(index / 64)
-            .is_some_and(|bits| bits.get() & 1 << (index % 64) != 0)
+        self.word(0, index / 64) & 1 << (index % 64) != 0
     }
 
     /// Takes some mark, first near the index `near`. None when no mark can be found.
@@ -51,69 +50,103 @@ impl<'a, W: Word> Marks<'a, W> {
     /// The index may be beyond the last entry if somebody wrote noise.
     pub(super) fn take(&self, near: usize) -> Option<usize> {
         let near = near / 64;
-        if let Some(index) = self.take_in(near) {
-            return Some(index);
-        }
-        let groups = self.summary.len();
-        for group in (near / 64..groups).chain(0..groups.min(near / 64)) {
-            let mut seen = self.summary[group].get();
-            while seen != 0 {
-                if let Some(index) = self.take_in(group * 64 + seen.trailing_zeros() as usize) {
-                    return Some(index);
-                }
-                seen &= seen - 1;
-            }
-        }
-        None
+        self.take_in(near)
+            .or_else(|| self.take_below(LEVELS - 1, near / 4096))
     }
 
     /// Sets the summary bits that were lost.
     pub(super) fn mend(&self) {
-        for (word, bits) in self.bits.iter().enumerate() {
-            if bits.get() != 0 {
-                self.note(word);
+        for level in 0..LEVELS - 1 {
+            for (number, word) in self.levels[level].iter().enumerate() {
+                if word.get() != 0 {
+                    self.set_at(level + 1, number);
+                }
             }
         }
     }
 
+    /// Takes a mark below any of the bits of `level`, from the word `first` on.
+    fn take_below(&self, level: usize, first: usize) -> Option<usize> {
+        let words = self.levels[level].len();
+        (0..words).find_map(|n| self.take_below_word(level, (first % words + n) % words))
+    }
+
+    fn take_below_word(&self, level: usize, word: usize) -> Option<usize> {
+        if level == 0 {
+            return self.take_in(word);
+        }
+        let mut seen = self.word(level, word);
+        if seen == 0 {
+            self.forget(level, word);
+        }
+        while seen != 0 {
+            let below = word * 64 + seen.trailing_zeros() as usize;
+            if let Some(index) = self.take_below_word(level - 1, below) {
+                return Some(index);
+            }
+            seen &= seen - 1;
+        }
+        None
+    }
+
+    /// Takes a mark of this word of marks.
     fn take_in(&self, word: usize) -> Option<usize> {
-        let bits = self.bits.get(word)?;
         loop {
-            let seen = bits.get();
+            let seen = self.word(0, word);
             if seen == 0 {
-                self.forget(word);
+                self.forget(0, word);
                 return None;
             }
-            let lowest = seen & seen.wrapping_neg();
-            let before = bits.clear(lowest);
-            if before & lowest != 0 {
-                if before == lowest {
-                    self.forget(word);
-                }
-                return Some(word * 64 + lowest.trailing_zeros() as usize);
+            let index = word * 64 + seen.trailing_zeros() as usize;
+            if self.clear_at(0, index) {
+                return Some(index);
             }
         }
     }
 
-    /// Sets the summary bit, also when it seems set: being a change, and not a mere look, it has
+    /// Sets a bit, and the bit above if the word had none.
+    ///
+    /// The bit above is set also when it seems set: being a change, and not a mere look, that has
     /// its place before or after the change in [`Marks::forget`], and one of the two sees the
     /// other.
-    fn note(&self, word: usize) {
-        self.summary[word / 64].set(1 << (word % 64));
+    fn set_at(&self, level: usize, index: usize) {
+        if let Some(word) = self
+            .levels
+            .get(level)
+            .and_then(|words| words.get(index / 64))
+            && word.set(1 << (index % 64)) == 0
+        {
+            self.set_at(level + 1, index / 64);
+        }
     }
 
-    /// Clears the summary bit of a word without bits, and sets it again if the word has one by
-    /// then: who set that one may have set the summary bit before it was cleared.
-    fn forget(&self, word: usize) {
-        let bit = 1 << (word % 64);
-        let summary = &self.summary[word / 64];
-        if summary.get() & bit == 0 {
-            return;
+    /// Clears a bit, and the bit above if it was the last of the word; whether it was set.
+    fn clear_at(&self, level: usize, index: usize) -> bool {
+        let Some(word) = self
+            .levels
+            .get(level)
+            .and_then(|words| words.get(index / 64))
+        else {
+            return false;
+        };
+        let bit = 1 << (index % 64);
+        let before = word.clear(bit);
+        if before == bit {
+            self.forget(level, index / 64);
         }
-        summary.clear(bit);
-        if self.bits[word].get() != 0 {
-            summary.set(bit);
+        before & bit != 0
+    }
+
+    /// Clears the bit above a word without bits, and sets it again if the word has one by then:
+    /// who set that one may have set the bit above before it was cleared.
+    fn forget(&self, level: usize, word: usize) {
+        if self.clear_at(level + 1, word) && self.word(level, word) != 0 {
+            self.set_at(level + 1, word);
         }
+    }
+
+    fn word(&self, level: usize, word: usize) -> u64 {
+        self.levels[level].get(word).map_or(0, W::get)
     }
 }
 
@@ -153,10 +186,15 @@ mod tests {
     fn a_lost_summary_bit_comes_back() {
         let area = area(10_000);
         let marks = Marks::new(&area, 10_000);
-        area[77].put(1 << 5); // set by a process that died before the summary
-        assert_eq!(marks.take(0), None);
-        marks.mend();
-        assert_eq!(marks.take(0), Some(77 * 64 + 5));
+        // Set by a process that died before it set the summary, or the summary of that.
+        for summary in [false, true] {
+            area[77].put(1 << 5);
+            area[157 + 1].put(u64::from(summary) << (77 - 64));
+            assert_eq!(marks.take(0), None);
+            marks.mend();
+            assert_eq!(marks.take(0), Some(77 * 64 + 5));
+            assert!(area.iter().all(|word| word.get() == 0));
+        }
     }
 
     //= proves spec/ledger.md#hints

@@ -91,7 +91,8 @@ impl Frozen<'_> {
         };
         let since = match self.rx.generation {
             0 => self.rx_since == 0,
-            generation => self.rx_since >= u64::from(generation) && self.rx_since < self.rx_next,
+            // Any number below `next`: a peer that breaks the rules decides how small it is.
+            _ => self.rx_since < self.rx_next,
         };
         let closed = (self.flags & CLOSED_HERE == 0 || self.tx_sequence > 0)
             && (self.flags & CLOSED_BY_PEER == 0 || self.rx_next > 0);

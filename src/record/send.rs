@@ -79,7 +79,9 @@ impl Record {
             // What was sealed before the fork is the original's to send.
             return &[];
         }
-        if self.may_send().is_ok() {
+        // A peer that asks again and again and reads nothing is answered once there is room.
+        //= spec/records.md#buffers
+        if self.may_send().is_ok() && self.output.len() - self.sent < BATCH {
             //= spec/records.md#order
             if let Err(error) = self.protocol.settle(&mut self.output) {
                 self.fail(error);

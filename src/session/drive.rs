@@ -232,7 +232,10 @@ impl Stage {
     }
 
     fn seal<C: Channel>(&mut self, channel: &mut C) -> Result<(), Reason> {
-        channel.answer(&mut self.unsent.bytes);
+        // Also answers wait for a peer that does not read.
+        if self.unsent.len() < UNSENT {
+            channel.answer(&mut self.unsent.bytes);
+        }
         while !self.flow.outbox.is_empty() && self.unsent.len() < UNSENT {
             let waiting = self.flow.outbox.as_slice();
             let piece = &waiting[..waiting.len().min(PIECE)];

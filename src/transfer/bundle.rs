@@ -176,11 +176,11 @@ impl<F: Framing> Filling<F> {
 
 #[allow(clippy::result_large_err)]
 fn depart<F: Framing>(context: Context<F>, deadline: u64) -> Result<(), NotExported<F>> {
-    let (parts, claim, domain): (Parts<F>, Claim, Domain) = context.into_parts();
+    let (parts, id, claim, domain): (Parts<F>, _, Claim, Domain) = context.into_parts();
     match claim.depart(deadline) {
         Ok(_) => Ok(()),
         Err(NotDeparted { claim, stay }) => Err(NotExported {
-            context: parts.claimed(claim, domain),
+            context: parts.claimed(id, claim, domain),
             status: stay.into(),
         }),
     }

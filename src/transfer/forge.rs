@@ -140,5 +140,5 @@ fn context<F: Framing>(
         .ledger()
         .establish()
         .map_err(|error| Status::from(&error))?;
-    Ok(parts.claimed(claim, domain.clone()))
+    Ok(parts.claimed(claim.id(), claim, domain.clone()))
 }

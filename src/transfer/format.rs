@@ -59,12 +59,23 @@ pub(super) fn write_member<F: Framing>(
         facts: context.facts(),
         state,
     };
-    codec::encode(&(binding, body), scratch, MAX_TOKEN - TAG)
-        .map_err(|_| Minor::StateTooLarge.into())
+    // The bound is each member's own, whatever stands before it in a bundle.
+    let limit = scratch.len() + MAX_TOKEN - HEADER - TAG;
+    codec::encode(&(binding, body), scratch, limit).map_err(|_| Minor::StateTooLarge.into())
 }
 
-/// Reads one body and makes the context's parts of it, keys expanded; answers what follows it.
+/// Reads one body and makes the context's parts of it; answers what follows it.
 pub(super) fn read_body<F: Framing>(bytes: &[u8]) -> Result<(Parts<F>, &[u8]), Status> {
+    let read = decode_body(bytes);
+    // Secrets and keys passed over the stack on their way into their pages; and whatever the
+    // import comes to, they stay on it no longer.
+    secret::scrub_shallow_stack();
+    read
+}
+
+/// Not inlined: the keys it leaves on the stack are below its caller, who wipes them.
+#[inline(never)]
+fn decode_body<F: Framing>(bytes: &[u8]) -> Result<(Parts<F>, &[u8]), Status> {
     let defect = |_| Status::from(Minor::TokenState);
     let (body, rest) = codec::decode::<Body<'_, Facts, F::Frozen<'_>>>(bytes).map_err(defect)?;
     let suite = Suite::from_code(body.facts.suite).ok_or(Minor::TokenState)?;

@@ -47,7 +47,7 @@ use crate::codec::Framing;
 use crate::context::{Context, Parts};
 use crate::flags::Flags;
 use crate::ledger::{Departure, Domain, NotDeparted};
-use crate::secret::{self, Scratch};
+use crate::secret::Scratch;
 use crate::status::{Minor, Status};
 use crate::sys::{clock, fault, socket};
 use binding::Binding;
@@ -164,7 +164,7 @@ impl<F: Framing> Context<F> {
             }
         };
         fault::point("export.sealed");
-        let (parts, claim, domain) = self.into_parts();
+        let (parts, id, claim, domain) = self.into_parts();
         match claim.depart(deadline) {
             Ok(_) => {
                 fault::point("export.departed");
@@ -173,7 +173,7 @@ impl<F: Framing> Context<F> {
                 Ok(Token::from_sealed(sealed))
             }
             Err(NotDeparted { claim, stay }) => Err(NotExported {
-                context: parts.claimed(claim, domain),
+                context: parts.claimed(id, claim, domain),
                 status: stay.into(),
             }),
         }
@@ -260,8 +260,5 @@ fn activate<F: Framing>(
         .arrive(index, &id, epoch)
         .map_err(|r| Status::from(&r))?;
     fault::point("import.claimed");
-    let context = parts.claimed(claim, domain.clone());
-    // Secrets and keys passed over the stack on their way into their pages.
-    secret::scrub_shallow_stack();
-    Ok(context)
+    Ok(parts.claimed(id, claim, domain.clone()))
 }

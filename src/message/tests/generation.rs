@@ -186,6 +186,24 @@ fn no_key_is_kept_for_a_token_that_is_already_behind_the_window() {
     frozen(&hop(&acceptor));
 }
 
+/// A peer that breaks the rules: a number for fewer tokens than there were generations. What the
+/// receiver takes, it can also hand on.
+//= proves spec/messages.md#bounds
+#[test]
+fn a_generation_that_began_too_early_hops_all_the_same() {
+    let (mut initiator, mut acceptor) = pair(Suite::Aes128Gcm, ALL);
+    for generation in 0..3 {
+        exhaust(&mut initiator);
+        initiator.state.tx.sequence = 0;
+        let token = Token::mic(&mut initiator, b"");
+        assert_eq!(token.give(&mut acceptor).unwrap().duplicate, generation > 0);
+    }
+    assert_eq!(acceptor.state.since, 0);
+    let mut acceptor = hop(&acceptor);
+    let next = Token::wrap(&mut initiator, true, b"on the other side");
+    next.give(&mut acceptor).unwrap();
+}
+
 //= proves spec/messages.md#last-generation
 #[test]
 fn a_sender_does_not_go_past_the_last_generation() {

@@ -101,6 +101,24 @@ fn tickets_are_for_clients_and_of_one_shape() {
     );
 }
 
+/// A peer that asks for new keys, pays with a byte each time, and reads nothing.
+//= proves spec/records.md#buffers
+#[test]
+fn answers_nobody_reads_do_not_pile_up() {
+    let mut forger = Forger::new(Suite::Aes128Gcm, true);
+    let (_, mut client) = pair(Suite::Aes128Gcm);
+    for _ in 0..2500 {
+        let asking = [forger.key_update(1), forger.record(23, b"1")].concat();
+        drain(&mut client, &asking).unwrap();
+        assert!(client.output().len() <= 3 * MAX_CONTENT + 64);
+    }
+    // What is owed is answered as soon as there is room.
+    client.sent(usize::MAX);
+    assert!(!client.output().is_empty());
+    client.sent(usize::MAX);
+    assert!(client.output().is_empty());
+}
+
 //= proves spec/records.md#flood
 #[test]
 fn floods_are_cut_at_their_caps() {

@@ -10,7 +10,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::Access;
+use crate::record::{Access, Pass};
 use crate::status::{Major, Minor, Status};
 
 #[derive(Default)]
@@ -273,7 +273,7 @@ struct Lost {
 }
 
 impl Access for Lost {
-    fn record(&mut self, _: crate::record::Pass) -> Result<&mut Record, Status> {
+    fn record(&mut self, _: Pass) -> Result<&mut Record, Status> {
         self.uses = self.uses.checked_sub(1).ok_or(Minor::ContextRevoked)?;
         Ok(&mut self.record)
     }
