@@ -4,8 +4,9 @@
 //! `establish_activated_over_rustls` adds the context's life in a domain's ledger.
 //!
 //! The same client (stock rustls, in memory), the same certificate, the same suite (the one that
-//! is agreed on by default), no tickets. Only the server's own processor time counts. Both run in
-//! turns, each pair of turns gives one ratio, a figure is the median of its ratios.
+//! is agreed on by default), no tickets. Only the server's own processor time counts. They run in
+//! turns of one handshake each, so that what disturbs the machine disturbs few of them; each round
+//! gives one ratio, a figure is the median of its ratios.
 //! `BATON_BENCH_QUICK=1` takes some 5 s, else it is 30.
 
 #![allow(
@@ -30,9 +31,6 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
-
-/// Handshakes of one turn.
-const TURN: usize = 8;
 
 /// Nanoseconds of processor time of this thread.
 fn cpu() -> u64 {
@@ -169,19 +167,15 @@ fn compare(suite: Suite, time: Duration) -> [f64; 4] {
     let mut series: [Vec<f64>; 4] = Default::default();
     let start = Instant::now();
     while start.elapsed() < time {
-        let (mut finished, mut activated, mut theirs) = (0, 0, 0);
-        for _ in 0..TURN {
-            finished += ours(&our_config, None, &mut client(&client_config));
-            activated += ours(&our_config, Some(&domain), &mut client(&client_config));
-            theirs += bare(&bare_config, &mut client(&client_config));
-        }
-        let (finished, activated, theirs) = (finished as f64, activated as f64, theirs as f64);
-        let microseconds = TURN as f64 * 1000.0;
+        let next_client = || client(&client_config);
+        let finished = ours(&our_config, None, &mut next_client()) as f64;
+        let activated = ours(&our_config, Some(&domain), &mut next_client()) as f64;
+        let theirs = bare(&bare_config, &mut next_client()) as f64;
         let turn = [
             finished / theirs,
             activated / theirs,
-            finished / microseconds,
-            theirs / microseconds,
+            finished / 1000.0,
+            theirs / 1000.0,
         ];
         for (values, value) in series.iter_mut().zip(turn) {
             values.push(value);
