@@ -9,7 +9,7 @@ use baton::ledger::Domain;
 use baton::message::Message;
 use baton::record::Record;
 use baton::status::{Major, Minor};
-use baton::transfer::{BUCKETS, Export, HEADER, PublicHeader, import};
+use baton::transfer::{BUCKETS, Export, HEADER, PublicHeader, forge, import};
 use support::{Talk, domain, pair, talk};
 
 /// A token, the domain, and the peer that tells whether the context is whole.
@@ -244,4 +244,37 @@ fn a_rotated_key_opens_for_its_grace_and_no_longer() {
     );
     let (mut context, mut peer_2) = pair::<Message>(&domain);
     talk(&mut context, &mut peer_2);
+}
+
+/// C7: made before this machine was started. Only who has the domain's keys can seal one here.
+#[test]
+fn a_token_of_another_boot_is_refused_and_kept() {
+    let case = Case::<Record>::new();
+    let mut inside = forge::inside(&case.domain, &case.token).unwrap();
+    let boot = baton::sys::process::boot_id().unwrap();
+    let at = inside.windows(16).position(|w| w == boot).unwrap();
+    inside[at] ^= 1;
+    let forged = forge::token(&case.domain, &inside).unwrap();
+    let status = import::<Record>(&case.domain, &forged, None).unwrap_err();
+    assert_eq!(
+        (status.major(), status.minor()),
+        (Major::NoContext, Minor::TokenBoot)
+    );
+    case.still_imports();
+}
+
+/// A hostile process that has the domain's keys seals what no exporter would.
+#[test]
+fn a_forged_inside_is_refused_and_the_token_kept() {
+    let case = Case::<Message>::new();
+    let inside = forge::inside(&case.domain, &case.token).unwrap();
+    let refused = |inside: &[u8]| case.refused(&forge::token(&case.domain, inside).unwrap());
+    // Something behind the body.
+    let mut padded = inside.clone();
+    *padded.last_mut().unwrap() = 1;
+    assert_eq!(refused(&padded), Minor::TokenState);
+    // Nothing at all, and noise.
+    assert_eq!(refused(&[]), Minor::TokenState);
+    assert_eq!(refused(&[0xff; 400]), Minor::TokenState);
+    case.still_imports();
 }
