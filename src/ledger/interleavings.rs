@@ -350,7 +350,8 @@ fn no_mark_is_taken_twice_or_lost<W: Modelled>() {
         let marks = Marks::new(&words, 128);
         let mut taken = vec![marks.take(64), join(taker)];
         join(setter);
-        taken.extend([marks.take(0), marks.take(0)]);
+        // By the summary, from elsewhere.
+        taken.extend([marks.take(64), marks.take(64)]);
         let mut taken: Vec<_> = taken.into_iter().flatten().collect();
         taken.sort_unstable();
         assert_eq!(taken, [0, 1]);
@@ -433,6 +434,26 @@ fn two_that_rotate_leave_one_whole_key<W: Modelled>() {
     });
 }
 
+fn a_new_key_has_no_time_to_retire_from_those_before_it<W: Modelled>() {
+    model(|| {
+        // Room for both: neither waits for a slot.
+        let ring = Ring::<W>::new(3);
+        let other = ring.clone();
+        let rotator = thread::spawn(move || other.rotate(200));
+        assert!(ring.rotate(300).is_some());
+        assert!(join(rotator).is_some());
+        let key = ring.keys().current_key().expect("there always is one");
+        let fresh = || Ok::<_, NoSlot>(Zeroizing::new([400; VALUES]));
+        assert!(
+            ring.keys()
+                .rotate(fresh, 400, 100)
+                .is_ok_and(|made| made.is_some())
+        );
+        assert!(ring.keys().find(key.id, || 499).is_some());
+        assert!(ring.keys().find(key.id, || 500).is_none());
+    });
+}
+
 macro_rules! models {
     ($($name:ident)*) => {
         mod weak { $(#[test] fn $name() { super::$name::<loom::sync::atomic::AtomicU64>(); })* }
@@ -452,4 +473,5 @@ models! {
     no_mark_is_taken_twice_or_lost
     a_key_is_read_whole_while_it_is_replaced_and_wiped
     two_that_rotate_leave_one_whole_key
+    a_new_key_has_no_time_to_retire_from_those_before_it
 }
