@@ -21,10 +21,12 @@ struct Into<'a> {
 impl postcard::ser_flavors::Flavor for Into<'_> {
     type Output = ();
 
+    #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
         self.try_extend(&[byte])
     }
 
+    #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
         if bytes.len() > self.limit.saturating_sub(self.out.len()) {
             return Err(postcard::Error::SerializeBufferFull);
@@ -48,10 +50,19 @@ pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), 
     postcard::take_from_bytes(bytes).map_err(|_| Defect)
 }
 
+mod sealed {
+    /// It cannot be named outside the crate: see [`super::Framing`].
+    pub trait Sealed {}
+}
+
+pub(crate) use sealed::Sealed;
+
 /// A framing's protection state: what of it travels, and how it is made again.
 ///
-/// Implemented by [`crate::message::Message`] and [`crate::record::Record`] and by nothing else.
-pub trait Framing: Sized {
+/// Implemented by [`crate::message::Message`] and [`crate::record::Record`] and, being sealed, by
+/// nothing else: another program's framing would be shown every token's state before the ledger
+/// is asked, and could keep it.
+pub trait Framing: Sealed + Sized + 'static {
     /// What travels: secrets are borrowed from their pages, or from the opened token.
     type Frozen<'a>: Serialize + Deserialize<'a>
     where

@@ -11,6 +11,8 @@ use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::{digest, hkdf};
 
+use crate::secret::{self, Slot};
+
 /// Bytes of an AEAD tag, of every suite and at rest.
 pub const TAG: usize = 16;
 /// Bytes of an AEAD nonce or IV of every suite.
@@ -161,6 +163,37 @@ impl AeadKey {
     }
 }
 
+/// A traffic key that is expanded at its first use, into secret memory of its own. Most contexts
+/// that hop are idle: they never pay for the expansion, and are less than half as large without it.
+#[derive(Default)]
+pub struct Expanded(Option<Slot<AeadKey>>);
+
+impl Expanded {
+    /// The expanded key of `key` and `iv`: those of the first call until [`Expanded::forget`].
+    ///
+    /// Refused when a length is wrong.
+    #[inline]
+    pub fn of(&mut self, suite: Suite, key: &[u8], iv: &[u8]) -> Result<&AeadKey, Refused> {
+        if self.0.is_none() {
+            self.expand(suite, key, iv)?;
+        }
+        self.0.as_deref().ok_or(Refused)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn expand(&mut self, suite: Suite, key: &[u8], iv: &[u8]) -> Result<(), Refused> {
+        self.0 = Some(Slot::new(AeadKey::new(suite, key, iv)?));
+        secret::scrub_stack();
+        Ok(())
+    }
+
+    /// Wipes the expanded key: the next use expands the key it is given then.
+    pub fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
 struct Length(usize);
 
 impl hkdf::KeyType for Length {
@@ -244,6 +277,33 @@ pub fn sha256(pieces: &[&[u8]]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out
+}
+
+/// SHA-256 of what comes in pieces over time.
+#[derive(Clone)]
+pub struct Sha256(digest::Context);
+
+impl Sha256 {
+    /// Of nothing so far.
+    pub fn new() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+
+    /// Takes the next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The hash of all pieces, 32 bytes.
+    pub fn finish(self) -> digest::Digest {
+        self.0.finish()
+    }
+}
+
+impl Default for Sha256 {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Whether two byte strings are equal, in time that depends on their lengths only.

@@ -6,22 +6,64 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
+#![warn(unreachable_pub)]
+// What comes from outside is an error, never a panic. Tests may.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::print_stdout
+    )
+)]
+
+// (The lines above each module are not doc comments: rustdoc would look for the links of the
+// module's own documentation out here.)
 
 // Ground: nothing here knows what a context is.
-/// Encoding of state that crosses a process.
-pub mod codec;
-/// The cryptographic operations Baton uses, over ring.
-pub mod crypto;
-/// Values that are wiped: on drop, in forked children, and out of core dumps.
-pub mod secret;
-/// Major and minor status, the words every call of the mechanism answers with (RFC 2743 1.2.1).
+// Major and minor status, the words every call of the mechanism answers with (RFC 2743 1.2.1).
 pub mod status;
-/// The only room with `unsafe`: memory, processes, sockets, files, clocks.
+// The only room with `unsafe`: memory, processes, sockets, files, clocks.
 #[allow(unsafe_code)]
 pub mod sys;
+// Values that are wiped: on drop, in forked children, and out of core dumps.
+pub mod secret;
+// Encoding of state that crosses a process.
+pub mod codec;
+// The cryptographic operations Baton uses, over ring.
+pub mod crypto;
 
 // Mechanism: contexts, from the first byte of a handshake to the last hop.
-/// Context flags (RFC 2743 1.2.7 and 2.2.1).
+// Context flags (RFC 2743 1.2.7 and 2.2.1).
 pub mod flags;
-/// Who runs each context, and the domains among whose processes contexts move.
+// Names of targets, users and certificates' subjects (RFC 2743 section 4).
+pub mod name;
+// The words of the security exits: session identifier, user context, user data, tickets.
+pub mod exit;
+// Handshakes: TLS 1.3 by rustls, and what of it the mechanism takes over.
+pub mod tls;
+// Credentials: who an acceptor or an initiator is, and whom it trusts.
+pub mod cred;
+// Who runs each context, and the domains among whose processes contexts move.
 pub mod ledger;
+// Message framing: wrap, MIC and close tokens.
+pub mod message;
+// Record framing: TLS 1.3 records after the handshake.
+pub mod record;
+// The context itself: keys, facts and the claim that this process runs it.
+pub mod context;
+// Establishing a context, as initiator or acceptor.
+pub mod establish;
+// Export and import: hops.
+pub mod transfer;
+
+// Service: what runs contexts.
+// The jobs of a session, over its plaintext, and what is told of it.
+pub mod session;
+// The server: identity, listening, a process per session.
+#[cfg(feature = "cli")]
+pub mod server;
+/// The command line.
+#[cfg(feature = "cli")]
+pub mod cli;

@@ -199,10 +199,37 @@ pub fn random(out: &mut [u8]) -> io::Result<()> {
 }
 
 /// Bytes of stack that [`scrub_stack`] overwrites.
-const STACK: usize = 16 * 1024;
+// Without optimisation every move of a key is a copy more, and reaches deeper.
+const STACK: usize = if cfg!(debug_assertions) {
+    64 * 1024
+} else {
+    16 * 1024
+};
 
-/// Overwrites the stack below the caller (16 KiB), where functions it called may have left copies
-/// of secrets. Some hundred nanoseconds.
+/// Overwrites the stack below the caller (16 KiB, 64 without optimisation), where functions it
+/// called may have left copies of secrets. Some hundred nanoseconds.
 pub fn scrub_stack() {
     scrub::scrub_stack(STACK);
+}
+
+/// Bytes of stack that [`scrub_shallow_stack`] overwrites.
+const SHALLOW_STACK: usize = if cfg!(debug_assertions) {
+    STACK
+} else {
+    4 * 1024
+};
+
+/// Overwrites the stack below the caller (4 KiB, 64 without optimisation), where functions it
+/// called may have left copies of secrets that were moved and not worked with. Some ten nanoseconds.
+pub fn scrub_shallow_stack() {
+    scrub::scrub_stack(SHALLOW_STACK);
+}
+
+/// Bytes of stack that [`scrub_deep_stack`] overwrites.
+const DEEP_STACK: usize = 96 * 1024;
+
+/// Overwrites as much of the stack below the caller (96 KiB) as a whole handshake may have used.
+/// Some microseconds.
+pub fn scrub_deep_stack() {
+    scrub::scrub_stack(DEEP_STACK);
 }

@@ -182,6 +182,8 @@ minors! {
     ClosedByPeer = 124, NoContext, "the peer has closed the context";
     ClosedHere = 125, NoContext, "the context was closed on this side";
     QopUnknown = 126, BadQop, "there is one quality of protection, the default";
+    NotConfidential = 127, Unavailable, "the context does not offer confidentiality";
+    BufferTooShort = 128, Failure, "the buffer has no room for a message token";
     // 150..: records
     RecordMalformed = 150, DefectiveToken, "the peer's record is malformed";
     RecordForged = 151, BadMic, "the peer's record does not open";
@@ -189,6 +191,7 @@ minors! {
     RecordFlood = 153, Failure, "the peer sends records that carry nothing";
     PeerAlert = 154, Failure, "the peer ended the session with an alert";
     Truncated = 155, NoContext, "the connection ended without a close_notify";
+    RecordMisused = 156, Unavailable, "the record call is not possible here, or a buffer or secret does not fit";
     // 180..: the machine
     System = 180, Failure, "the operating system refused";
     Injected = 181, Failure, "a fault was injected by a test";

@@ -11,7 +11,7 @@
 //! | room | what lives there |
 //! |---|---|
 //! | `control`, `header` | the words, packed and unpacked |
-//! | `marks`, `table`, `processes` | the algorithms, over a [`Word`](word::Word) that loom can be |
+//! | `marks`, `table`, `processes` | the algorithms, over a word (`word::Word`) that loom can be |
 //! | [`Ledger`], [`Claim`] | the algorithms over a mapping, and the proof they give |
 //! | [`Keyring`], [`Domain`] | the sealing keys, and both together |
 

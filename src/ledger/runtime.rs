@@ -140,7 +140,10 @@ fn look(directory: &OwnedFd, name: &str) -> Result<Found, Error> {
 
 /// Opens a file and checks what it is. None when it is not there, or no longer.
 //= spec/domains.md#files
-fn open_file(directory: &OwnedFd, name: &str) -> Result<Option<(OwnedFd, (u64, u64))>, Error> {
+/// A file, and the device and inode it is.
+type Opened = (OwnedFd, (u64, u64));
+
+fn open_file(directory: &OwnedFd, name: &str) -> Result<Option<Opened>, Error> {
     // Opening a FIFO or a device must neither wait nor take a terminal.
     let flags =
         OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

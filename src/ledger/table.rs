@@ -42,6 +42,7 @@ pub(super) struct Table<'a, W> {
     collected: bool,
 }
 
+//= spec/ledger.md#states
 impl<'a, W: Word> Table<'a, W> {
     /// The table in a mapping of `layout.len` words. `collected`: ended contexts wait for a
     /// collector.

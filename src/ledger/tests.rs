@@ -187,7 +187,7 @@ fn an_entry_near_its_end_neither_wraps_nor_restarts() {
         claim = arrive(&ledger, &token).expect("in transit");
     }
     assert_eq!(claim.next_epoch(), Err(Stay::EpochsUsedUp));
-    let stayed = claim.depart(NEVER).err().expect("none is left");
+    let stayed = claim.depart(NEVER).expect_err("none is left");
     assert_eq!(stayed.stay, Stay::EpochsUsedUp);
     // It goes on where it is.
     assert_eq!(stayed.claim.check(), Ok(()));
@@ -274,7 +274,7 @@ fn a_revoked_context_stops_at_its_next_check() {
     assert!(ledger.revoke(&claim.id()));
     assert!(!ledger.revoke(&claim.id()));
     assert_eq!(claim.check(), Err(Lost::Revoked));
-    let stayed = claim.depart(NEVER).err().expect("it is over");
+    let stayed = claim.depart(NEVER).expect_err("it is over");
     assert_eq!(stayed.stay, Stay::Lost(Lost::Revoked));
     assert_eq!(stayed.claim.end(), Err(Lost::Revoked));
     assert!(ledger.revoke(&token.id));

@@ -3,6 +3,7 @@
 /// A 64-bit word that several processes read and change.
 ///
 /// Reads acquire and changes release: what was written before a change is seen by who reads it.
+//= spec/ledger.md#words
 pub(super) trait Word {
     /// Reads it.
     fn get(&self) -> u64;

@@ -16,21 +16,25 @@
 //! | inodes of processes | 6.9 | [`process::Identity`] has inode 0; the start time remains |
 //! | `RLIMIT_MEMLOCK` | | [`memory::unlocked`] is true: secrets may reach swap |
 
-/// A global allocator that wipes what is freed.
+// A global allocator that wipes what is freed.
 pub mod alloc;
-/// The two clocks: one that sleeps with no one, one that people read.
+// The two clocks: one that sleeps with no one, one that people read.
 pub mod clock;
-/// Random bytes without a system call each time.
+// Random bytes without a system call each time.
 pub mod entropy;
-/// Points at which a test build can be made to crash, stop or fail.
+// Points at which a test build can be made to crash, stop or fail.
 pub mod fault;
+#[cfg(test)]
+mod kernel;
 mod lock;
-/// Memory with properties: secret pages, and mappings shared by processes.
+// Memory with properties: secret pages, and mappings shared by processes.
 pub mod memory;
 mod page;
-/// This process, others, and children.
+// This process, others, and children.
 pub mod process;
-/// Wiping memory that the compiler would rather leave.
+// Wiping memory that the compiler would rather leave.
 pub mod scrub;
-/// Unix sockets between processes, and what they tell about the peer.
+// Signals as a descriptor.
+pub mod signal;
+// Unix sockets between processes, and what they tell about the peer.
 pub mod socket;

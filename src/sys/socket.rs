@@ -40,25 +40,21 @@ pub struct Peer {
 }
 
 /// Who made the connection of a Unix socket (`SO_PEERCRED`). The kernel vouches for it.
+///
+/// `NotConnected` when there is no peer, or the socket is of another family.
 pub fn peer_credentials(socket: impl AsFd) -> io::Result<Peer> {
     // Not by rustix: its process number cannot be 0, which the kernel says of a stranger's.
-    let (mut peer, size) = (
-        libc::ucred {
-            pid: 0,
-            uid: 0,
-            gid: 0,
-        },
-        size_of::<libc::ucred>(),
-    );
-    // SAFETY: `ucred` is what the option writes: three integers.
-    unsafe {
-        option(
-            socket.as_fd(),
-            libc::SO_PEERCRED,
-            (&raw mut peer).cast(),
-            size,
-        )?
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
     };
+    // SAFETY: `ucred` is what the option writes: three integers.
+    unsafe { option(socket.as_fd(), libc::SO_PEERCRED, &mut peer)? };
+    if peer.uid == u32::MAX {
+        // What the kernel says when there is nobody: it is no user's number.
+        return Err(io::ErrorKind::NotConnected.into());
+    }
     Ok(Peer {
         pid: peer.pid.unsigned_abs(),
         uid: peer.uid,
@@ -71,36 +67,25 @@ pub fn peer_credentials(socket: impl AsFd) -> io::Result<Peer> {
 /// time must do. `NotFound` when the process has ended and is gone.
 pub fn peer_pidfd(socket: impl AsFd) -> io::Result<Option<OwnedFd>> {
     let mut pidfd: libc::c_int = -1;
-    let pointer = (&raw mut pidfd).cast();
     // SAFETY: The option writes one integer.
-    match unsafe {
-        option(
-            socket.as_fd(),
-            libc::SO_PEERPIDFD,
-            pointer,
-            size_of_val(&pidfd),
-        )
-    } {
+    match unsafe { option(socket.as_fd(), libc::SO_PEERPIDFD, &mut pidfd) } {
         // SAFETY: The kernel has just opened it for us. It closes on `exec`.
-        Ok(()) => Ok(Some(unsafe { OwnedFd::from_raw_fd(pidfd) })),
+        Ok(()) if pidfd >= 0 => Ok(Some(unsafe { OwnedFd::from_raw_fd(pidfd) })),
+        Ok(()) => Err(io::ErrorKind::InvalidData.into()),
         Err(Errno::NOPROTOOPT) => Ok(None),
         Err(Errno::SRCH | Errno::NODATA) => Err(io::ErrorKind::NotFound.into()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// `getsockopt(SOL_SOCKET)`.
+/// `getsockopt(SOL_SOCKET)` of an option whose value has one size.
 ///
 /// # Safety
-/// `value` is valid for writing `size` bytes, and may hold any.
-unsafe fn option(
-    socket: BorrowedFd<'_>,
-    name: libc::c_int,
-    value: *mut libc::c_void,
-    size: usize,
-) -> Result<(), Errno> {
-    let mut len = size as libc::socklen_t;
-    // SAFETY: As this function demands; the kernel writes at most `len` bytes.
+/// Whatever bytes the kernel writes as this option are a `T`.
+unsafe fn option<T>(socket: BorrowedFd<'_>, name: libc::c_int, value: &mut T) -> Result<(), Errno> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    let value = (&raw mut *value).cast();
+    // SAFETY: The kernel writes at most `len` bytes, and they are a `T` as the caller says.
     let answer = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -113,7 +98,7 @@ unsafe fn option(
     if answer != 0 {
         return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO));
     }
-    if len as usize == size {
+    if len as usize == size_of::<T>() {
         Ok(())
     } else {
         Err(Errno::PROTO)
@@ -184,18 +169,21 @@ pub struct Received {
 /// When not all descriptors of a message could be received (this process may have no more of
 /// them), those that came are closed again and the error is `Other`, with the text "descriptors
 /// were lost": `fds` is as it was, and the message's bytes are in the buffer and of no use.
-/// `WouldBlock` comes only from a socket that does not block.
+/// `WouldBlock` comes when there is none and `wait` is false, or the socket does not block.
 pub fn recv_with_fds(
     socket: impl AsFd,
     buffer: &mut [u8],
     fds: &mut Vec<OwnedFd>,
+    wait: bool,
 ) -> io::Result<Received> {
+    let mut flags = RecvFlags::CMSG_CLOEXEC;
+    flags.set(RecvFlags::DONTWAIT, !wait);
     let mut space = [MaybeUninit::uninit(); CONTROL];
     // What is not taken out of it, it closes when it goes.
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
         let mut parts = [IoSliceMut::new(buffer)];
-        match recvmsg(&socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+        match recvmsg(&socket, &mut parts, &mut control, flags) {
             Err(Errno::INTR) => {}
             answer => break answer?,
         }

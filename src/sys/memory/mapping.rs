@@ -28,6 +28,7 @@ use super::heap::lock;
 /// assert_eq!(same.as_words()[7].load(Relaxed), 42);
 /// # Ok::<(), std::io::Error>(())
 /// ```
+#[derive(Debug)]
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
@@ -135,7 +136,8 @@ impl Mapping {
     }
 
     /// Keeps the mapping out of swap, page by page as they are used. False when `RLIMIT_MEMLOCK`
-    /// does not allow it. A forked child must lock again.
+    /// does not allow it, and then [`super::unlocked`] is true as well. A forked child must lock
+    /// again.
     pub fn lock(&self) -> bool {
         // SAFETY: The range is this mapping.
         unsafe { lock(self.start.as_ptr(), self.len) }

@@ -27,7 +27,8 @@ pub(super) use heap::{HEADER, Heap, take};
 pub use mapping::Mapping;
 
 /// Whether some secret of this process lies in memory that could not be locked, and so may reach
-/// swap: `RLIMIT_MEMLOCK` was too small for all of them. Once true it stays so.
+/// swap: `RLIMIT_MEMLOCK` was too small for all of it, secret pages and locked mappings. Once true
+/// it stays so.
 ///
 /// A forked child starts with false, and locks its own.
 pub fn unlocked() -> bool {

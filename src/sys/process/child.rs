@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, pidfd_send_signal,
 use super::identity::open_pidfd;
 
 /// Which side of a fork this is.
+#[derive(Debug)]
 pub enum Fork {
     /// The process that called, and its new child.
     Parent(Child),
@@ -63,6 +64,7 @@ pub fn exit_now(code: u8) -> ! {
 }
 
 /// A child of this process. Dropping it leaves the child running, and unwaited for.
+#[derive(Debug)]
 pub struct Child {
     pid: Pid,
     pidfd: Option<OwnedFd>,

@@ -21,16 +21,17 @@ use super::super::page::PAGE;
 pub struct Identity {
     /// The process's number in its namespace.
     pub pid: u32,
-    /// When it started, in clock ticks (1/100 s) since boot: field 22 of `/proc/PID/stat`.
-    pub started: u64,
     /// The inode of its pidfd, unique in one boot; 0 before Linux 6.9.
     pub inode: u64,
+    /// When it started, in clock ticks (1/100 s) since boot: field 22 of `/proc/PID/stat`. 0 where
+    /// the inode is known and this is not needed: it costs more than all the rest.
+    pub started: u64,
     /// The inode of the process namespace in which `pid` counts.
     pub pid_namespace: u64,
 }
 
 impl Identity {
-    /// This process's. Three small files are read at the first call in a process, none later.
+    /// This process's. The kernel is asked at the first call in a process, and not again.
     ///
     /// An error comes when `/proc` is not there.
     pub fn own() -> io::Result<Self> {
@@ -39,17 +40,19 @@ impl Identity {
 
     /// That of the process with this number in our namespace. `NotFound` when there is none.
     pub fn of(pid: u32) -> io::Result<Self> {
-        // Asked for before the start time is read: if the process ends in between and another one
-        // gets its number, the two do not match anyone, which is a process that does not run.
         let inode = match open_pidfd(pid)? {
             Some(pidfd) => pidfd_inode(&pidfd)?,
             None => 0,
         };
-        let started = stat_line(&pid.to_string())?.started;
+        let started = if inode == 0 {
+            stat_line(pid)?.started
+        } else {
+            0
+        };
         Ok(Self {
             pid,
-            started,
             inode,
+            started,
             pid_namespace: pid_namespace()?,
         })
     }
@@ -80,8 +83,13 @@ impl Identity {
             }
         }
         // A process hidden from us has no file: then the error says that it cannot be known.
-        let found = stat_line(&self.pid.to_string())?;
-        Ok(found.started == self.started && !matches!(found.state, b'Z' | b'X'))
+        let found = stat_line(self.pid)?;
+        if matches!(found.state, b'Z' | b'X') {
+            return Ok(false);
+        }
+        // With an inode that we cannot compare, and no start time, a process of this number is all
+        // there is to know.
+        Ok(self.started == 0 || found.started == self.started)
     }
 }
 
@@ -90,8 +98,8 @@ pub(in crate::sys) struct OwnIdentity {
     lock: Lock,
     known: AtomicBool,
     pid: AtomicU64,
-    started: AtomicU64,
     inode: AtomicU64,
+    started: AtomicU64,
     pid_namespace: AtomicU64,
 }
 
@@ -101,8 +109,8 @@ impl OwnIdentity {
             lock: Lock::new(),
             known: AtomicBool::new(false),
             pid: AtomicU64::new(0),
-            started: AtomicU64::new(0),
             inode: AtomicU64::new(0),
+            started: AtomicU64::new(0),
             pid_namespace: AtomicU64::new(0),
         }
     }
@@ -111,22 +119,18 @@ impl OwnIdentity {
         super::supported()?;
         if !self.known.load(Acquire) {
             let _held = self.lock.hold();
-            // A second thread that waited looks again, and stores the same.
-            let pid = super::pid();
-            let inode = match open_pidfd(pid)? {
-                Some(pidfd) => pidfd_inode(&pidfd)?,
-                None => 0,
-            };
-            self.pid.store(u64::from(pid), Relaxed);
-            self.started.store(stat_line("self")?.started, Relaxed);
-            self.inode.store(inode, Relaxed);
-            self.pid_namespace.store(pid_namespace()?, Relaxed);
+            // A second thread that waited asks again, and stores the same.
+            let own = Identity::of(super::pid())?;
+            self.pid.store(u64::from(own.pid), Relaxed);
+            self.inode.store(own.inode, Relaxed);
+            self.started.store(own.started, Relaxed);
+            self.pid_namespace.store(own.pid_namespace, Relaxed);
             self.known.store(true, Release);
         }
         Ok(Identity {
             pid: self.pid.load(Relaxed) as u32,
-            started: self.started.load(Relaxed),
             inode: self.inode.load(Relaxed),
+            started: self.started.load(Relaxed),
             pid_namespace: self.pid_namespace.load(Relaxed),
         })
     }
@@ -189,8 +193,8 @@ struct StatLine {
     started: u64,
 }
 
-fn stat_line(process: &str) -> io::Result<StatLine> {
-    let line = std::fs::read(format!("/proc/{process}/stat"))?;
+fn stat_line(pid: u32) -> io::Result<StatLine> {
+    let line = std::fs::read(format!("/proc/{pid}/stat"))?;
     parse_stat(&line).ok_or(io::ErrorKind::InvalidData.into())
 }
 

@@ -14,7 +14,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, getegid, geteuid, getpgrp, getpid, getrlimit, setrlimit,
+    DumpableBehavior, Resource, Rlimit, getegid, geteuid, getpgrp, getpid, getrlimit, setpgid,
+    setrlimit,
 };
 
 use super::entropy;
@@ -94,6 +95,32 @@ pub fn process_group() -> u32 {
     getpgrp().as_raw_pid().unsigned_abs()
 }
 
+/// Makes this process the leader of a process group of its own.
+pub fn new_process_group() -> io::Result<()> {
+    setpgid(None, None)?;
+    Ok(())
+}
+
+/// Becomes another user for good: real, effective and saved user and group, and no further groups.
+/// All threads of the process follow. Only root may; the error then is `PermissionDenied`, and
+/// after any error the process may be half of each: it had better end.
+pub fn set_user(uid: u32, gid: u32) -> io::Result<()> {
+    // The C library's, not the kernel's: the kernel's changes one thread.
+    // SAFETY: An empty list; the other calls take numbers only.
+    let answers = unsafe {
+        // In this order: without its user a process may no longer change its groups.
+        [
+            libc::setgroups(0, std::ptr::null()),
+            libc::setresgid(gid, gid, gid),
+            libc::setresuid(uid, uid, uid),
+        ]
+    };
+    if answers.contains(&-1) {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// The 128 random bits that name this start of the machine (`/proc/sys/kernel/random/boot_id`).
 ///
 /// Read once. The error is that of reading, or `InvalidData`.
@@ -154,12 +181,10 @@ pub fn set_not_dumpable() -> io::Result<()> {
 /// Raises the number of descriptors this process may have open to its hard limit, and answers it.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    )?;
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised)?;
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }

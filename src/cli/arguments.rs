@@ -1,0 +1,204 @@
+//! The words of the command line. Their texts are what `-h` and `--help` print.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed (standard error says why), 2 wrong usage, 130 interrupted.";
+
+/// Security contexts that move, alive, from one process to another.
+#[derive(Debug, Parser)]
+#[command(name = "baton", version, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve TLS 1.3 clients, each in a process of its own that imports its live connection.
+    Serve(Box<Serve>),
+    /// Connect standard input and output to a TLS 1.3 or Baton server.
+    Connect(Box<Connect>),
+    /// Print what an interprocess token shows to anyone: version, key id, nonce and size.
+    Token(Token),
+}
+
+/// Whether clients prove who they are with a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClientAuth {
+    /// They are not asked.
+    None,
+    /// They are asked and may decline.
+    Optional,
+    /// They must.
+    Required,
+}
+
+/// `baton serve`.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = SERVE_LONG)]
+pub struct Serve {
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4433")]
+    pub listen: SocketAddr,
+    /// The folder of the development identity [default: ~/.local/state/baton].
+    ///
+    /// With XDG_STATE_HOME in the environment, the default is $XDG_STATE_HOME/baton.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Serve a page about the connection, instead of echoing.
+    ///
+    /// GET / tells session and processes; POST or PUT /sum answers the SHA-256 of what is sent.
+    #[arg(long)]
+    pub http: bool,
+    /// Move each live connection through N further processes.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub hops: u32,
+    /// Bytes of a busy connection between two hops [default: 1 MiB].
+    ///
+    /// A quiet connection moves sooner, once for each exchange; what hops are left when the client
+    /// has ended, or when the page is asked for, are made then.
+    #[arg(long, value_name = "BYTES", hide_default_value = true, default_value_t = 1 << 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub hop_every: u64,
+    /// Ask clients for a certificate: none, optional, required [default: none].
+    #[arg(long, value_name = "WHEN", value_enum, hide_possible_values = true, hide_default_value = true, default_value_t = ClientAuth::None)]
+    pub client_auth: ClientAuth,
+    /// Certificates of the authorities to trust for clients, PEM.
+    ///
+    /// The default is the development authority.
+    #[arg(long, value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
+    /// The server's certificate chain, PEM, instead of the development identity.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// The server's private key, PEM.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Let in by password (message framing): a line NAME:PASSWORD for each user.
+    ///
+    /// The file must have mode 0600. Who shows a good certificate needs no password.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Sessions at once; further clients wait.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub sessions: u32,
+    /// Run a command on the plaintext; it takes all that follows as its arguments.
+    #[arg(
+        long,
+        value_names = ["CMD", "ARGS"],
+        num_args = 1..,
+        allow_hyphen_values = true,
+        conflicts_with = "http"
+    )]
+    pub exec: Option<Vec<OsString>>,
+}
+
+const SERVE_LONG: &str = "\
+For each connection this process makes the TLS 1.3 handshake, exports the context and forks; the
+child imports it and runs the session. Both framings come to one port: TLS records (openssl, curl,
+browsers), and Baton's message framing (baton connect --message).
+
+The command of --exec has the plaintext on descriptors 0 and 1, and finds in its environment PROTO,
+TCPREMOTEIP, TCPREMOTEPORT, TCPLOCALIP, TCPLOCALPORT, SSL_PROTOCOL, SSL_CIPHER, BATON_SESSION_ID, and
+REMOTE_USER when the client proved a name.
+
+SIGTERM or SIGINT: no new connections, sessions get 10 seconds to end; a second one ends them now.
+
+Exit codes: 0 done, 1 failed (standard error says why), 2 wrong usage.";
+
+/// `baton connect`.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Connect {
+    /// The server.
+    #[arg(value_name = "HOST:PORT")]
+    pub server: String,
+    /// Speak Baton's message framing instead of TLS records.
+    #[arg(long)]
+    pub message: bool,
+    /// The name that must stand in the server's certificate [default: HOST].
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Certificates of the authorities to trust, PEM [default: in --state].
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// The folder of the development identity [default: ~/.local/state/baton].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The client's certificate chain, PEM.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// The client's private key, PEM.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Log in as NAME with a password, asked for on the terminal.
+    #[arg(long, value_name = "NAME", requires = "message")]
+    pub user: Option<String>,
+    /// Read the password from descriptor N, up to its first line feed or its end.
+    #[arg(long, value_name = "N", requires = "user")]
+    pub password_fd: Option<u32>,
+}
+
+/// `baton token`.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Token {
+    /// A file that holds one token.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_words_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_behind_exec_is_the_command() {
+        let line = "baton serve --hops 3 --exec sh -c true --hops 4 --http";
+        let Command::Serve(serve) = parse(line).unwrap().command else {
+            panic!("not serve")
+        };
+        assert_eq!(serve.hops, 3);
+        assert!(!serve.http);
+        assert_eq!(
+            serve.exec.unwrap(),
+            ["sh", "-c", "true", "--hops", "4", "--http"]
+        );
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        for line in [
+            "baton",
+            "baton serve --http --exec true",
+            "baton serve --exec",
+            "baton serve --cert a.pem",
+            "baton serve --hops 100001",
+            "baton serve --hop-every 0",
+            "baton serve --listen localhost",
+            "baton connect a:1 --key k.pem",
+            "baton connect a:1 --user u",
+            "baton connect a:1 --message --password-fd 3",
+            "baton token",
+            "baton token a b",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! `baton serve`.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::cred::{AcceptorCredential, Anchors};
+use crate::establish::{AcceptorConfig, ClientCertificates};
+use crate::server::identity::{self, Identity, Origin};
+use crate::server::state::Folder;
+use crate::server::{self, Plan, Policy, Role, Server, passwords};
+use crate::session::drive::Hops;
+use crate::session::job::Kind;
+use crate::session::log;
+use crate::sys::{clock, memory, process};
+
+use super::arguments::{ClientAuth, Serve};
+
+/// Passwords a client may try on one connection.
+const ATTEMPTS: u8 = 3;
+
+/// Why it did not serve.
+#[derive(Debug)]
+pub enum Error {
+    /// The development identity.
+    Identity(identity::Error),
+    /// A certificate, a key or an authority, with the option that named it.
+    Credential(&'static str, crate::cred::Error),
+    /// The password file.
+    Passwords(passwords::Error),
+    /// Certificates of clients are asked for, and nothing says by which authority.
+    NoClientCa,
+    /// The server.
+    Server(server::Error),
+    /// Standard output, or the address that was listened on.
+    System(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Identity(error) => error.fmt(f),
+            Self::Credential(option, error) => write!(f, "{option}: {error}"),
+            Self::Passwords(error) => error.fmt(f),
+            Self::NoClientCa => f.write_str("--client-auth with --cert needs --client-ca"),
+            Self::Server(error) => error.fmt(f),
+            Self::System(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<server::Error> for Error {
+    fn from(error: server::Error) -> Self {
+        Self::Server(error)
+    }
+}
+
+/// Serves until it is stopped; or, in a process forked from the server, runs its session.
+pub fn run(options: &Serve) -> Result<(), Error> {
+    if let Err(error) = process::set_not_dumpable() {
+        log::line(format_args!("this process can be dumped: {error}"));
+    }
+    let (credential, identity) = credential(options)?;
+    let policy = policy(
+        options,
+        credential,
+        identity.as_ref().map(|(identity, _)| identity),
+    )?;
+    let kind = match &options.exec {
+        Some(words) => Kind::Exec(words.clone()),
+        None if options.http => Kind::Page,
+        None => Kind::Echo,
+    };
+    let server = Server::open(Plan {
+        listen: options.listen,
+        policy,
+        kind,
+        hops: Hops::new(options.hops, options.hop_every),
+        sessions: sessions(options),
+    })?;
+    if memory::unlocked() {
+        log::line(format_args!(
+            "RLIMIT_MEMLOCK is too low: some secrets may reach swap"
+        ));
+    }
+    let address = server.address().map_err(Error::System)?;
+    greet(options, address, identity.as_ref()).map_err(Error::System)?;
+    // The identity's copy of the private key; the server's own is in secret pages.
+    drop(identity);
+    match server.run()? {
+        Role::Stopped => log::line(format_args!("stopped")),
+        Role::Session(start) => start.run(),
+    }
+    Ok(())
+}
+
+/// As many sessions as were asked for and there are descriptors for: each needs one here, and a
+/// quarter is left to handshakes.
+fn sessions(options: &Serve) -> usize {
+    let descriptors = process::raise_descriptor_limit().unwrap_or(u64::MAX);
+    let most = (descriptors - descriptors / 4).max(1);
+    usize::try_from(most.min(options.sessions.into())).unwrap_or(usize::MAX)
+}
+
+fn credential(options: &Serve) -> Result<(AcceptorCredential, Option<(Identity, Origin)>), Error> {
+    if let (Some(cert), Some(key)) = (&options.cert, &options.key) {
+        let credential = AcceptorCredential::from_pem_files(cert, key)
+            .map_err(|error| Error::Credential("--cert, --key", error))?;
+        return Ok((credential, None));
+    }
+    let refused = |refused| Error::Identity(identity::Error::State(refused));
+    let path = match &options.state {
+        Some(path) => path.clone(),
+        None => Folder::default_path().map_err(refused)?,
+    };
+    let state = Folder::open_or_make(&path).map_err(refused)?;
+    let (identity, origin) =
+        Identity::ensure(&state, clock::unix_seconds()).map_err(Error::Identity)?;
+    let credential = AcceptorCredential::from_pem(identity.server(), identity.server_key())
+        .map_err(|error| Error::Credential("development identity", error))?;
+    Ok((credential, Some((identity, origin))))
+}
+
+fn policy(
+    options: &Serve,
+    credential: AcceptorCredential,
+    identity: Option<&Identity>,
+) -> Result<Policy, Error> {
+    let anchors = || match (&options.client_ca, identity) {
+        (Some(path), _) => {
+            Anchors::from_pem_file(path).map_err(|error| Error::Credential("--client-ca", error))
+        }
+        (None, Some(identity)) => Anchors::from_pem(identity.authority())
+            .map_err(|error| Error::Credential("development authority", error)),
+        (None, None) => Err(Error::NoClientCa),
+    };
+    let clients = match options.client_auth {
+        ClientAuth::None => ClientCertificates::None,
+        ClientAuth::Optional => ClientCertificates::Optional(anchors()?),
+        ClientAuth::Required => ClientCertificates::Required(anchors()?),
+    };
+    // Who is not asked for anything may stay nobody, in either framing.
+    let anonymous = options.client_auth != ClientAuth::Required && options.password_file.is_none();
+    let mut builder = AcceptorConfig::builder(credential)
+        .client_certificates(clients)
+        .anonymous(anonymous);
+    if options.http {
+        builder = builder.application_protocols(&[b"http/1.1"]);
+    }
+    if let Some(path) = &options.password_file {
+        let file = passwords::File::read(path).map_err(Error::Passwords)?;
+        builder = builder.passwords(Arc::new(file), ATTEMPTS);
+    }
+    let config = builder
+        .build()
+        .map_err(|error| Error::Credential("configuration", error))?;
+    Ok(Policy {
+        config: Arc::new(config),
+        anonymous,
+    })
+}
+
+/// Says where the server listens, and what to try, in lines that work as they stand.
+fn greet(
+    options: &Serve,
+    address: SocketAddr,
+    identity: Option<&(Identity, Origin)>,
+) -> io::Result<()> {
+    let what = match (&options.exec, options.http) {
+        (Some(_), _) => "runs a command for each connection",
+        (None, true) => "serves a page about each connection",
+        (None, false) => "echoes",
+    };
+    let mut out = io::stdout().lock();
+    writeln!(out, "Baton listens on {address} and {what}.")?;
+    if let Some((identity, origin)) = identity {
+        let what = match origin {
+            Origin::Made => "made",
+            Origin::Kept => "kept",
+            Origin::LeavesRenewed => "certificates renewed",
+            Origin::Renewed => "authority and certificates renewed",
+        };
+        writeln!(
+            out,
+            "Development identity {what}: {}",
+            identity.folder().display()
+        )?;
+    }
+    // From another machine one would name this one's address; to try, the loopback serves.
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let near = SocketAddr::new(ip, address.port());
+    writeln!(out, "Try, in another terminal:")?;
+    for line in lines(options, near, identity.map(|(identity, _)| identity)) {
+        writeln!(out, "  {line}")?;
+    }
+    out.flush()
+}
+
+/// The lines to try, for `openssl`, `curl` and this program.
+fn lines(options: &Serve, near: SocketAddr, identity: Option<&Identity>) -> [String; 3] {
+    let program = std::env::args_os().next().unwrap_or_else(|| "baton".into());
+    let program = quoted(Path::new(&program));
+    let mut openssl = format!("openssl s_client -connect {near}");
+    // A page answers in HTTP; anything else is not what curl expects, and never ends.
+    let mut curl = match options.http {
+        true => "curl".to_owned(),
+        false => "curl --http0.9 --max-time 1".to_owned(),
+    };
+    let mut connect = format!("{program} connect --message");
+    if let Some(identity) = identity {
+        let authority = quoted(&identity.authority_path());
+        openssl += &format!(" -CAfile {authority}");
+        curl += &format!(" --cacert {authority}");
+        connect += &format!(" --ca {authority}");
+        if options.client_auth == ClientAuth::Required {
+            let (cert, key) = identity.client_paths();
+            let (cert, key) = (quoted(&cert), quoted(&key));
+            openssl += &format!(" -cert {cert} -key {key}");
+            curl += &format!(" --cert {cert} --key {key}");
+            connect += &format!(" --cert {cert} --key {key}");
+        }
+        // The development certificate is for the loopback's names.
+        if !near.ip().is_loopback() {
+            curl += &format!(" --connect-to ::{near}");
+            connect += " --name localhost";
+        }
+    }
+    if options.password_file.is_some() {
+        connect += " --user NAME";
+    }
+    let host = match identity {
+        Some(_) => format!("localhost:{}", near.port()),
+        None => near.to_string(),
+    };
+    [
+        openssl,
+        format!("{curl} https://{host}/"),
+        format!("{connect} {near}"),
+    ]
+}
+
+/// A path as a word of a shell's command.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    match text.chars().all(plain) && !text.is_empty() {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}

@@ -1,0 +1,174 @@
+//! A finished handshake that is not yet a context: no ledger names it.
+
+use core::fmt;
+use core::time::Duration;
+
+use super::Born;
+use super::config::own_flags;
+use crate::codec::Framing;
+use crate::context::{Context, Exporter, Facts, Parts, Role};
+use crate::cred::Certified;
+use crate::exit::{Tickets as ExitTickets, UserContext, UserData};
+use crate::flags::Flags;
+use crate::ledger::Domain;
+use crate::name::Name;
+use crate::status::{Minor, Status};
+use crate::sys::clock;
+use crate::tls::{Error, Established, Tickets, certificate};
+
+/// A handshake that has come to its end. [`Finished::activate`] makes it a context.
+///
+/// It is worth nothing in a process forked meanwhile.
+pub struct Finished<F: Framing> {
+    parts: Parts<F>,
+    born: Born,
+}
+
+impl<F: Framing> Finished<F> {
+    pub(super) fn new(
+        protection: F,
+        exporter: Exporter,
+        facts: Box<Facts>,
+        tickets: Option<Box<Tickets>>,
+    ) -> Self {
+        Self {
+            parts: Parts {
+                protection,
+                exporter,
+                facts,
+                tickets,
+            },
+            born: Born::here(),
+        }
+    }
+
+    /// What is known of the context to be.
+    pub fn facts(&self) -> &Facts {
+        &self.parts.facts
+    }
+
+    /// Enters the context into the domain's ledger, with this process as its runner.
+    ///
+    /// # Errors
+    /// FAILURE when the ledger is full (see [`crate::ledger`]); the finished handshake comes back
+    /// and can be tried again. NO_CONTEXT in a process that was forked meanwhile.
+    pub fn activate(self, domain: &Domain) -> Result<Context<F>, NotActivated<F>> {
+        if self.born.check(&[], 0).is_err() {
+            return Err(NotActivated {
+                error: Minor::ContextForked.into(),
+                finished: self,
+            });
+        }
+        match domain.ledger().establish() {
+            Ok(claim) => Ok(self.parts.claimed(claim.id(), claim, domain.clone())),
+            Err(error) => Err(NotActivated {
+                error: (&error).into(),
+                finished: self,
+            }),
+        }
+    }
+}
+
+impl<F: Framing> fmt::Debug for Finished<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Finished")
+            .field("role", &self.parts.facts.role)
+            .finish_non_exhaustive()
+    }
+}
+
+/// No context was made; nothing is lost.
+pub struct NotActivated<F: Framing> {
+    /// The handshake, to be tried again or dropped.
+    pub finished: Finished<F>,
+    /// Why.
+    pub error: Status,
+}
+
+impl<F: Framing> fmt::Debug for NotActivated<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NotActivated({:?})", self.error)
+    }
+}
+
+impl<F: Framing> fmt::Display for NotActivated<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<F: Framing> core::error::Error for NotActivated<F> {}
+
+/// What a side knows at the end, to become [`Facts`].
+pub(super) struct Known<'a> {
+    pub(super) session: &'a mut Established,
+    /// This side's certificate.
+    pub(super) own: Option<&'a Certified>,
+    /// The policy's lifetime, and the acceptor's word.
+    pub(super) lifetimes: [Option<Duration>; 2],
+    /// Granted.
+    pub(super) flags: Flags,
+    pub(super) transferable: bool,
+    pub(super) initiator_name: Option<Name>,
+    pub(super) target_name: Option<Name>,
+    pub(super) user_data: Option<UserData>,
+}
+
+impl Known<'_> {
+    pub(super) fn facts(self) -> Result<Box<Facts>, Error> {
+        let Self { session, own, .. } = self;
+        let now = clock::unix_seconds();
+        let peer = session.peer_certificates.first().map(|leaf| leaf.to_vec());
+        let end_point = match (session.server, &peer) {
+            (true, _) => own.and_then(|own| own.end_point.clone()),
+            (false, Some(leaf)) => certificate::end_point(leaf),
+            (false, None) => None,
+        };
+        Ok(Box::new(Facts {
+            role: match session.server {
+                true => Role::Acceptor,
+                false => Role::Initiator,
+            },
+            flags: self.flags | own_flags(self.transferable),
+            suite: session.suite.code(),
+            initiator_name: self.initiator_name,
+            target_name: self.target_name,
+            established: now,
+            expires: expires(now, own, peer.as_deref(), self.lifetimes)?,
+            hops: 0,
+            application_protocol: session.application_protocol.take(),
+            end_point,
+            resumed: session.resumed,
+            peer_certificate: peer,
+            user_context: UserContext::default(),
+            user_data: self.user_data,
+            tickets: ExitTickets::default(),
+        }))
+    }
+}
+
+/// The first second at which the context is over.
+//= spec/mechanism.md#lifetime
+pub(super) fn expires(
+    now: u64,
+    own: Option<&Certified>,
+    peer: Option<&[u8]>,
+    lifetimes: [Option<Duration>; 2],
+) -> Result<Option<u64>, Error> {
+    const UNREAD: Error = Error::new(
+        Minor::CertificateRefused,
+        "the peer's certificate has no validity that can be read",
+    );
+    let peer = match peer {
+        Some(leaf) => Some(certificate::validity(leaf).ok_or(UNREAD)?.1),
+        None => None,
+    };
+    let certificates = [own.map(Certified::valid_until), peer];
+    let over = certificates
+        .into_iter()
+        .flatten()
+        .map(|last| last.saturating_add(1));
+    let policies = lifetimes.into_iter().flatten();
+    let over = over.chain(policies.map(|lifetime| now.saturating_add(lifetime.as_secs())));
+    Ok(over.min())
+}

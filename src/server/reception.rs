@@ -1,0 +1,257 @@
+//! Accepting connections, and the handshakes in progress.
+//!
+//! Invariants: at most [`MOST_HANDSHAKES`] at once; each is over, well or not, within
+//! [`HANDSHAKE_LIMIT`]; what the machine has no room for waits in the kernel's queue, without this
+//! process turning.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+
+use crate::ledger::Domain;
+use crate::session::log;
+
+use super::handshake::{Handshake, Live, Policy, Progress};
+use super::poller::{Keys, Poller};
+
+/// Handshakes in progress at once.
+pub const MOST_HANDSHAKES: usize = 1024;
+/// A handshake must be done this long after its connection was accepted, its refusal included.
+pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// When no more handshakes may begin, one that has taken so long makes room.
+const FAIR: Duration = Duration::from_secs(1);
+/// How long the listener is left alone when there is no room.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Connections accepted in one turn of the loop.
+const AT_ONCE: usize = 64;
+
+/// The listener and the handshakes.
+pub struct Reception {
+    /// None once nothing more is accepted.
+    listener: Option<TcpListener>,
+    key: u64,
+    policy: Policy,
+    handshakes: HashMap<u64, Handshake>,
+    /// Handshakes in the order in which they began; those that are over are passed over.
+    order: VecDeque<(Instant, u64)>,
+    /// The listener is left alone until then.
+    paused: Option<Instant>,
+}
+
+/// A handshake that came to its good end.
+pub struct Established {
+    /// The context.
+    pub live: Box<Live>,
+    /// The connection.
+    pub socket: TcpStream,
+    /// The peer's address.
+    pub remote: SocketAddr,
+    /// What must be sent before anything else.
+    pub unsent: Vec<u8>,
+}
+
+impl Reception {
+    /// Waits for connections, told under `key`.
+    pub fn new(
+        listener: TcpListener,
+        policy: Policy,
+        key: u64,
+        poller: &Poller,
+    ) -> std::io::Result<Self> {
+        poller.add(&listener, key, EventFlags::IN)?;
+        Ok(Self {
+            listener: Some(listener),
+            key,
+            policy,
+            handshakes: HashMap::new(),
+            order: VecDeque::new(),
+            paused: None,
+        })
+    }
+
+    /// When something is due although nothing happens.
+    pub fn next_due(&self) -> Option<Instant> {
+        let handshake = self
+            .order
+            .front()
+            .map(|(began, _)| *began + HANDSHAKE_LIMIT);
+        handshake.into_iter().chain(self.paused).min()
+    }
+
+    /// Accepts what is waiting, at most as many as there is `room` for, and answers the new keys,
+    /// which are to be advanced: most clients have spoken by the time they are accepted.
+    pub fn accept(&mut self, room: usize, poller: &Poller, keys: &mut Keys) -> Vec<u64> {
+        let mut accepted = Vec::new();
+        while self.paused.is_none() && accepted.len() < AT_ONCE {
+            if accepted.len() >= room || !self.has_place(poller) {
+                self.pause(poller);
+                break;
+            }
+            let Some(listener) = &self.listener else {
+                break;
+            };
+            match accept(listener) {
+                Ok((socket, remote)) => accepted.extend(self.begin(socket, remote, poller, keys)),
+                Err(Errno::AGAIN) => break,
+                // Of that connection, or of nothing: the next may be better.
+                Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM) => {}
+                Err(error) => {
+                    log::line(format_args!("not accepting for a moment: {error}"));
+                    self.pause(poller);
+                }
+            }
+        }
+        accepted
+    }
+
+    fn begin(
+        &mut self,
+        socket: TcpStream,
+        remote: SocketAddr,
+        poller: &Poller,
+        keys: &mut Keys,
+    ) -> Option<u64> {
+        let key = keys.draw();
+        let handshake = Handshake::new(socket, remote, self.policy.clone());
+        if let Err(error) = poller.add(&handshake.socket, key, EventFlags::IN) {
+            log::line(format_args!("connection from {remote} dropped: {error}"));
+            return None;
+        }
+        self.order.push_back((handshake.began, key));
+        self.handshakes.insert(key, handshake);
+        Some(key)
+    }
+
+    /// Whether one more handshake may begin, which may cost a slow one its place.
+    fn has_place(&mut self, poller: &Poller) -> bool {
+        if self.handshakes.len() < MOST_HANDSHAKES {
+            return true;
+        }
+        self.trim_order();
+        match self.order.front() {
+            Some(&(began, key)) if began.elapsed() >= FAIR => {
+                self.drop_handshake(key, "others wait", poller);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Leaves the listener alone for a while, instead of being told again and again.
+    pub fn pause(&mut self, poller: &Poller) {
+        if let (Some(listener), None) = (&self.listener, self.paused) {
+            poller.remove(listener);
+            self.paused = Some(Instant::now() + PAUSE);
+        }
+    }
+
+    /// Listens again, if a pause is over. Answers whether one was.
+    pub fn resume(&mut self, poller: &Poller) -> bool {
+        let (Some(listener), Some(until)) = (&self.listener, self.paused) else {
+            return false;
+        };
+        if until > Instant::now() {
+            return false;
+        }
+        self.paused = match poller.add(listener, self.key, EventFlags::IN) {
+            Ok(()) => None,
+            Err(_) => Some(Instant::now() + PAUSE),
+        };
+        true
+    }
+
+    /// Accepts nothing more, and drops the handshakes.
+    pub fn close(&mut self, poller: &Poller) {
+        self.pause(poller);
+        self.paused = None;
+        self.listener = None;
+        for (_, handshake) in self.handshakes.drain() {
+            poller.remove(&handshake.socket);
+        }
+        self.order.clear();
+    }
+
+    /// Moves a handshake on. Answers its good end, when it has come.
+    pub fn advance(&mut self, key: u64, domain: &Domain, poller: &Poller) -> Option<Established> {
+        let handshake = self.handshakes.get_mut(&key)?;
+        let remote = handshake.remote;
+        let progress = handshake.advance(domain, |refusal| {
+            log::line(format_args!(
+                "connection from {remote} refused: {}",
+                refusal.0
+            ));
+        });
+        match progress {
+            Progress::Wants(flags) => {
+                // It cannot fail for a descriptor that is in.
+                let _ = poller.change(&handshake.socket, key, flags);
+                None
+            }
+            Progress::Over => {
+                self.take_out(key, poller);
+                None
+            }
+            Progress::Established(live, unsent) => {
+                let Handshake { socket, remote, .. } = self.take_out(key, poller)?;
+                Some(Established {
+                    live,
+                    socket,
+                    remote,
+                    unsent,
+                })
+            }
+        }
+    }
+
+    /// Drops the handshakes that have taken too long.
+    pub fn expire(&mut self, poller: &Poller) {
+        loop {
+            self.trim_order();
+            match self.order.front() {
+                Some(&(began, key)) if began.elapsed() >= HANDSHAKE_LIMIT => {
+                    self.drop_handshake(key, "the handshake took too long", poller);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn take_out(&mut self, key: u64, poller: &Poller) -> Option<Handshake> {
+        let handshake = self.handshakes.remove(&key)?;
+        poller.remove(&handshake.socket);
+        Some(handshake)
+    }
+
+    fn drop_handshake(&mut self, key: u64, why: &str, poller: &Poller) {
+        match self.take_out(key, poller) {
+            Some(handshake) if !handshake.is_refused() => {
+                let remote = handshake.remote;
+                log::line(format_args!("connection from {remote} dropped: {why}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn trim_order(&mut self) {
+        while let Some((_, key)) = self.order.front()
+            && !self.handshakes.contains_key(key)
+        {
+            self.order.pop_front();
+        }
+    }
+}
+
+/// Accepts a connection that does not block, and that tells when its peer's machine is gone.
+fn accept(listener: &TcpListener) -> Result<(TcpStream, SocketAddr), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (socket, remote) = rustix::net::acceptfrom_with(listener, flags)?;
+    // Neither is needed to serve.
+    let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
+    let _ = rustix::net::sockopt::set_socket_keepalive(&socket, true);
+    let remote = remote.and_then(|remote| SocketAddr::try_from(remote).ok());
+    Ok((socket.into(), remote.ok_or(Errno::CONNABORTED)?))
+}

@@ -1,0 +1,188 @@
+//! Sessions: what a process does with a context it was handed.
+//!
+//! A session is a live context, its connection and a job on the plaintext. It begins with an
+//! import and can move on to a successor at any moment between two steps of its loop, however
+//! much is half read, unread or unsent then.
+//!
+//! | room | what lives there |
+//! |---|---|
+//! | [`channel`] | a context as a stream of plaintext, in both framings |
+//! | [`flow`], [`job`], [`page`], [`relay`] | what runs on the plaintext |
+//! | [`drive`] | the loop |
+//! | [`hop`] | from one process to the next |
+//! | [`report`], [`log`], [`about`] | what is told of a session |
+//!
+//! SECURITY: a session process faces one peer. It holds that peer's context and the domain: in an
+//! inherited domain it could open the tokens of others, so sessions that must not trust each
+//! other need more than this. It holds no private key: the server's was in secret pages, which
+//! the fork wiped. Taken over, it can lie to the server about itself, and to nobody about others.
+
+pub mod about;
+pub mod channel;
+pub mod drive;
+pub mod flow;
+pub mod hop;
+pub mod job;
+pub mod log;
+pub mod page;
+pub mod relay;
+pub mod report;
+
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+
+use crate::context::Context;
+use crate::ledger::Domain;
+use crate::record::Record;
+
+use about::About;
+use channel::{Channel, Messages};
+use drive::{Hops, Stage, Turn};
+use hop::After;
+use job::{Job, Kind};
+use report::{Ending, Reason, Report, Reporter};
+
+/// A context in transit to its session, in either framing.
+pub enum Sealed {
+    /// TLS records.
+    Record(<Context<Record> as Channel>::Sealed),
+    /// Message tokens.
+    Message(<Messages as Channel>::Sealed),
+}
+
+/// A connection whose handshake is done, on its way to the process that will run it.
+pub struct Parcel {
+    /// The context.
+    pub sealed: Sealed,
+    /// The connection; it does not block.
+    pub socket: TcpStream,
+    /// What is known of it.
+    pub about: About,
+    /// What the handshake has not sent yet.
+    pub unsent: Vec<u8>,
+}
+
+/// What a process needs to run a session.
+pub struct Start {
+    /// The connection.
+    pub parcel: Parcel,
+    /// What to run on it.
+    pub kind: Kind,
+    /// When to move it on.
+    pub hops: Hops,
+    /// Where it was exported.
+    pub domain: Domain,
+    /// Whom to tell.
+    pub reporter: Reporter,
+}
+
+impl Start {
+    /// Imports the context and runs the session in this process, until it is over or has moved on.
+    ///
+    /// The process becomes the leader of a process group, which the session's later processes and
+    /// commands share.
+    pub fn run(self) {
+        let Self {
+            parcel,
+            kind,
+            hops,
+            domain,
+            reporter,
+        } = self;
+        let Parcel {
+            sealed,
+            socket,
+            about,
+            unsent,
+        } = parcel;
+        // The job needs to be told what only the import tells, so it starts as the simplest one.
+        let stage = Stage::new(socket, Job::Echo, about, hops, unsent);
+        let here = Here {
+            stage,
+            kind,
+            domain,
+            reporter,
+        };
+        match sealed {
+            Sealed::Record(sealed) => here.import::<Context<Record>>(sealed),
+            Sealed::Message(sealed) => here.import::<Messages>(sealed),
+        }
+    }
+}
+
+/// A session in this process, but for its context.
+struct Here {
+    stage: Stage,
+    kind: Kind,
+    domain: Domain,
+    reporter: Reporter,
+}
+
+impl Here {
+    fn import<C: Channel>(self, sealed: C::Sealed) {
+        match C::import(&self.domain, sealed, self.stage.socket.as_fd()) {
+            Ok(channel) => self.run(channel),
+            // Not told as an end: the server has the token still, and may try another process.
+            Err((_, status)) => {
+                let session = self.stage.about.session;
+                log::line(format_args!("session {session}: not imported: {status}"));
+            }
+        }
+    }
+
+    fn run<C: Channel>(mut self, channel: C) {
+        // Its own group from here on: a terminal's signals are for the server, which ends its
+        // sessions in good order. The import before still had to be in the server's group.
+        let _ = rustix::process::setpgid(None, None);
+        hop::begin(&channel, &mut self.stage, &self.reporter);
+        match Job::start(&self.kind, &self.stage.about) {
+            Ok((job, command)) => {
+                self.stage.job = job;
+                if let Some(process) = command {
+                    self.reporter.tell(Report::Command { process });
+                }
+                self.serve(channel);
+            }
+            Err(error) => {
+                let session = self.stage.about.session;
+                log::line(format_args!(
+                    "session {session}: the command does not start: {error}"
+                ));
+                let reason = Reason::System(error.raw_os_error().unwrap_or(0));
+                self.end(Some(channel), reason);
+            }
+        }
+    }
+
+    fn serve<C: Channel>(mut self, mut channel: C) {
+        loop {
+            match self.stage.run(&mut channel) {
+                Turn::Over(reason) => return self.end(Some(channel), reason),
+                Turn::Hop => match hop::hop(channel, &mut self.stage, &self.domain, &self.reporter)
+                {
+                    After::Here(moved) => channel = moved,
+                    After::Elsewhere => return,
+                    After::Lost(reason) => return self.end::<C>(None, reason),
+                },
+            }
+        }
+    }
+
+    fn end<C: Channel>(self, channel: Option<C>, reason: Reason) {
+        let Self {
+            stage, reporter, ..
+        } = self;
+        let ending = Ending {
+            reason,
+            received: stage.received,
+            sent: stage.sent,
+            hops: stage.about.hops,
+        };
+        // Told before the connection's last bytes are waited for: the context ends first.
+        let told = || reporter.tell(Report::Ended(ending));
+        match channel {
+            Some(channel) => stage.close(channel, told),
+            None => told(),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The bytes of a token (`spec/token.md`): clear header, sealed binding and state, padding, tag.
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, Framing};
+use crate::context::{Context, Exporter, Facts, Parts};
+use crate::crypto::{self, REST_NONCE, Suite, TAG};
+use crate::ledger::Domain;
+use crate::name;
+use crate::secret::{self, Scratch};
+use crate::status::{Minor, Status};
+
+use super::binding::Binding;
+
+/// Bytes of the clear header: magic, version, key id, nonce.
+pub const HEADER: usize = 4 + 8 + REST_NONCE;
+/// The sizes a token can have, in bytes.
+//= spec/token.md#buckets
+pub const BUCKETS: [usize; 5] = [512, 2048, 8192, 32_768, 131_072];
+/// The largest token.
+pub const MAX_TOKEN: usize = BUCKETS[BUCKETS.len() - 1];
+/// The magic of a token, and of a bundle.
+pub(super) const TOKEN: [u8; 3] = *b"BTN";
+pub(super) const BUNDLE: [u8; 3] = *b"BTB";
+/// The version this program writes.
+//= spec/token.md#versions
+pub(super) const VERSION: u8 = 1;
+
+const NONCE_AT: usize = HEADER - REST_NONCE;
+const KEY_AT: usize = 4;
+
+/// What is behind a binding: the exporter secret, the facts, the framing's state.
+#[derive(Serialize, Deserialize)]
+struct Body<'a, A, Z> {
+    #[serde(with = "serde_bytes", borrow)]
+    exporter: &'a [u8],
+    facts: A,
+    state: Z,
+}
+
+/// Leaves room for the header.
+pub(super) fn begin(scratch: &mut Scratch) {
+    scratch.extend_from_slice(&[0; HEADER]);
+}
+
+/// Appends one context: its binding and its body.
+pub(super) fn write_member<F: Framing>(
+    scratch: &mut Scratch,
+    binding: &Binding,
+    context: &Context<F>,
+) -> Result<(), Status> {
+    let state = context
+        .protection()
+        .freeze()
+        .ok_or(Minor::NotTransferable)?;
+    let exporter = context.exporter().secret();
+    let body = Body {
+        exporter,
+        facts: context.facts(),
+        state,
+    };
+    // The bound is each member's own, whatever stands before it in a bundle.
+    let limit = scratch.len() + MAX_TOKEN - HEADER - TAG;
+    codec::encode(&(binding, body), scratch, limit).map_err(|_| Minor::StateTooLarge.into())
+}
+
+/// Reads one body and makes the context's parts of it; answers what follows it.
+pub(super) fn read_body<F: Framing>(bytes: &[u8]) -> Result<(Parts<F>, &[u8]), Status> {
+    let read = decode_body(bytes);
+    // Secrets and keys passed over the stack on their way into their pages; and whatever the
+    // import comes to, they stay on it no longer.
+    secret::scrub_shallow_stack();
+    read
+}
+
+/// Not inlined: the keys it leaves on the stack are below its caller, who wipes them.
+#[inline(never)]
+fn decode_body<F: Framing>(bytes: &[u8]) -> Result<(Parts<F>, &[u8]), Status> {
+    let defect = |_| Status::from(Minor::TokenState);
+    let (body, rest) = codec::decode::<Body<'_, Facts, F::Frozen<'_>>>(bytes).map_err(defect)?;
+    let suite = Suite::from_code(body.facts.suite).ok_or(Minor::TokenState)?;
+    let exporter = Exporter::new(suite, body.exporter).ok_or(Minor::TokenState)?;
+    let protection = F::thaw(body.state).map_err(defect)?;
+    let mut facts = Box::new(body.facts);
+    facts.hops = facts.hops.saturating_add(1);
+    Ok((
+        Parts {
+            protection,
+            exporter,
+            facts,
+            tickets: None,
+        },
+        rest,
+    ))
+}
+
+/// Pads to the next bucket, seals, and answers the token.
+pub(super) fn finish(scratch: &mut Scratch, domain: &Domain) -> Result<Vec<u8>, Status> {
+    let needed = scratch.len() + TAG;
+    let size = BUCKETS
+        .into_iter()
+        .find(|size| *size >= needed)
+        .ok_or(Minor::StateTooLarge)?;
+    scratch.resize(size - TAG);
+    let tag = seal(scratch, TOKEN, domain)?;
+    let mut token = Vec::with_capacity(size);
+    token.extend_from_slice(scratch);
+    token.extend_from_slice(&tag);
+    Ok(token)
+}
+
+/// Writes the header and seals all that is behind it, where it lies, under the domain's key.
+pub(super) fn seal(
+    scratch: &mut Scratch,
+    magic: [u8; 3],
+    domain: &Domain,
+) -> Result<[u8; TAG], Status> {
+    let mut nonce = [0; REST_NONCE];
+    secret::random(&mut nonce).map_err(|_| Minor::System)?;
+    domain
+        .keyring()
+        .with_current(|id, key| seal_under(scratch, magic, &domain.id(), (id, key), nonce))
+        .map_err(|error| Status::from(&error))?
+}
+
+/// [`seal`] with everything given.
+//= spec/token.md#sealing
+pub(super) fn seal_under(
+    scratch: &mut Scratch,
+    magic: [u8; 3],
+    domain: &[u8; 16],
+    (id, key): (u64, &[u8; 32]),
+    nonce: [u8; REST_NONCE],
+) -> Result<[u8; TAG], Status> {
+    let (header, text) = scratch.split_at_mut(HEADER);
+    header[..3].copy_from_slice(&magic);
+    header[3] = VERSION;
+    header[KEY_AT..NONCE_AT].copy_from_slice(&id.to_be_bytes());
+    header[NONCE_AT..].copy_from_slice(&nonce);
+    crypto::seal_at_rest(key, &nonce, &associated(header, domain), text)
+        .map_err(|_| Minor::System.into())
+}
+
+/// What is authenticated with the sealed part: header, domain, mechanism.
+fn associated(header: &[u8], domain: &[u8; 16]) -> [u8; HEADER + 16 + name::MECHANISM.len()] {
+    let mut data = [0; HEADER + 16 + name::MECHANISM.len()];
+    data[..HEADER].copy_from_slice(header);
+    data[HEADER..HEADER + 16].copy_from_slice(domain);
+    data[HEADER + 16..].copy_from_slice(&name::MECHANISM);
+    data
+}
+
+/// What a header says, its magic and version known to be ours.
+pub(super) struct Header {
+    pub(super) version: u8,
+    pub(super) key: u64,
+    pub(super) nonce: [u8; REST_NONCE],
+}
+
+impl Header {
+    pub(super) fn read(bytes: &[u8], magic: [u8; 3]) -> Result<Self, Status> {
+        let Some(header) = bytes.first_chunk::<HEADER>() else {
+            return Err(Minor::TokenMalformed.into());
+        };
+        if header[..3] != magic {
+            return Err(Minor::TokenMalformed.into());
+        }
+        let mut key = [0; 8];
+        key.copy_from_slice(&header[KEY_AT..NONCE_AT]);
+        let mut nonce = [0; REST_NONCE];
+        nonce.copy_from_slice(&header[NONCE_AT..]);
+        Ok(Self {
+            version: header[3],
+            key: u64::from_be_bytes(key),
+            nonce,
+        })
+    }
+}
+
+/// What a token shows before any key is asked: that it is one, of this version, of a size there is.
+//= spec/token.md#refusal
+pub(super) fn look(token: &[u8]) -> Result<Header, Status> {
+    let header = Header::read(token, TOKEN)?;
+    if header.version != VERSION {
+        return Err(Minor::TokenVersion.into());
+    }
+    if !BUCKETS.contains(&token.len()) {
+        return Err(Minor::TokenMalformed.into());
+    }
+    Ok(header)
+}
+
+/// Opens a header and all that is behind it, where it lies, under the key the header names.
+pub(super) fn open<'a>(
+    sealed: &'a mut [u8],
+    header: &Header,
+    domain: &Domain,
+) -> Result<&'a [u8], Status> {
+    domain
+        .keyring()
+        .with(header.key, |key| {
+            open_under(sealed, header, &domain.id(), key)
+        })
+        .ok_or(Minor::TokenKey)?
+}
+
+/// [`open`] with everything given.
+//= spec/token.md#sealing
+pub(super) fn open_under<'a>(
+    sealed: &'a mut [u8],
+    header: &Header,
+    domain: &[u8; 16],
+    key: &[u8; 32],
+) -> Result<&'a [u8], Status> {
+    let (clear, text) = sealed.split_at_mut(HEADER);
+    crypto::open_at_rest(key, &header.nonce, &associated(clear, domain), text)
+        .map(|text| &*text)
+        .map_err(|_| Minor::TokenAltered.into())
+}
