@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use baton::context::Context;
 use baton::crypto::{self, Suite};
@@ -131,28 +132,15 @@ impl Holder {
 /// The names of the keys of which the first eight bytes are somewhere in the memory: whatever
 /// overwrote only the rest has not wiped them.
 fn found(keys: &Keys, memory: &[(String, Vec<u8>)]) -> Vec<String> {
-    let starts: Vec<&[u8]> = keys.iter().map(|(_, key)| &key[..8]).collect();
-    let mut first = [false; 256];
-    starts
-        .iter()
-        .for_each(|start| first[usize::from(start[0])] = true);
-    let mut hits = vec![None; keys.len()];
-    for (name, region) in memory {
-        for window in region
-            .windows(8)
-            .filter(|window| first[usize::from(window[0])])
-        {
-            for (hit, start) in hits.iter_mut().zip(&starts) {
-                if window == *start {
-                    *hit = Some(name);
-                }
-            }
-        }
+    let mut hits = Vec::new();
+    for (key, bytes) in keys {
+        let start = memchr::memmem::Finder::new(&bytes[..8]);
+        let holding = memory
+            .iter()
+            .find(|(_, region)| start.find(region).is_some());
+        hits.extend(holding.map(|(place, _)| format!("{key} in {place}")));
     }
-    let tell = |((key, _), place): (&(String, Vec<u8>), Option<&String>)| {
-        place.map(|place| format!("{key} in {place}"))
-    };
-    keys.iter().zip(hits).filter_map(tell).collect()
+    hits
 }
 
 /// Every readable region of a stopped or waiting process.
@@ -248,7 +236,9 @@ fn obey(mut session: Session) -> u8 {
         match order[0] {
             b'e' => {
                 let context = session.context.take().unwrap();
-                session.token = context.export(&Export::default()).unwrap().into_bytes();
+                // For as long as a slow machine takes to look through all the memory.
+                let how = Export::default().within(Duration::from_secs(3600));
+                session.token = context.export(&how).unwrap().into_bytes();
             }
             b'i' => {
                 let imported = import(&session.domain, &session.token, None).unwrap();
