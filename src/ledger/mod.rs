@@ -21,8 +21,6 @@ mod domain;
 mod error;
 mod growth;
 mod header;
-#[cfg(all(test, loom))]
-mod interleavings;
 mod keyring;
 mod keys;
 mod mapped;
@@ -100,5 +98,5 @@ fn random_id() -> Result<[u8; 16], Error> {
     Ok(id)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;

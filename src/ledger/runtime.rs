@@ -26,8 +26,9 @@ const MAX_NAME: usize = 64;
 //= spec/domains.md#names
 pub(super) fn directory() -> PathBuf {
     let uid = process::uid();
-    if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()) {
-        return PathBuf::from(runtime).join("baton");
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    if let Some(runtime) = runtime.filter(|path| path.is_absolute()) {
+        return runtime.join("baton");
     }
     let runtime = PathBuf::from(format!("/run/user/{uid}"));
     if runtime.is_dir() {
@@ -138,11 +139,11 @@ fn look(directory: &OwnedFd, name: &str) -> Result<Found, Error> {
     Ok(Found::Good(ledger, keyring))
 }
 
-/// Opens a file and checks what it is. None when it is not there, or no longer.
-//= spec/domains.md#files
 /// A file, and the device and inode it is.
 type Opened = (OwnedFd, (u64, u64));
 
+/// Opens a file and checks what it is. None when it is not there, or no longer.
+//= spec/domains.md#files
 fn open_file(directory: &OwnedFd, name: &str) -> Result<Option<Opened>, Error> {
     // Opening a FIFO or a device must neither wait nor take a terminal.
     let flags =

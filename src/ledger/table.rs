@@ -141,6 +141,7 @@ impl<'a, W: Word> Table<'a, W> {
         let transit = active.transit()?;
         let entry = self.entry(index)?;
         let bound = bind(deadline, transit);
+        //= spec/ledger.md#deadline
         loop {
             // A holder that was stopped here for the rest of its context's life must not touch
             // the deadline of the next one: that one's is bound to a later serial, so the step

@@ -1,6 +1,6 @@
 //! The interleavings of two or three processes at the ledger's steps, by loom.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test --lib ledger::interleavings`
+//! `RUSTFLAGS="--cfg loom" cargo test --lib interleavings`
 //!
 //! Each model runs twice. With *weak* words a read may see an old value, as on a machine with weak
 //! memory. With *strong* words a read is a change that changes nothing: loom remembers only the
@@ -14,13 +14,13 @@ use ::loom::thread;
 
 use zeroize::Zeroizing;
 
-use super::control::{Cause, Control, State};
-use super::header::Layout;
-use super::keys::{Keys, NoSlot, SLOT, VALUES};
-use super::marks::{self, Marks};
-use super::table::Table;
-use super::word::Word;
-use super::{Census, Refusal};
+use crate::ledger::control::{Cause, Control, State};
+use crate::ledger::header::Layout;
+use crate::ledger::keys::{Keys, NoSlot, SLOT, VALUES};
+use crate::ledger::marks::{self, Marks};
+use crate::ledger::table::Table;
+use crate::ledger::word::Word;
+use crate::ledger::{Census, Refusal};
 
 const ID: [u64; 2] = [11, 22];
 const OTHER: [u64; 2] = [33, 44];
@@ -158,6 +158,7 @@ fn join<T>(handle: thread::JoinHandle<T>) -> T {
     handle.join().expect("no panic")
 }
 
+//= proves spec/ledger.md#arrive
 fn of_three_importers_one_wins<W: Modelled>() {
     model(|| {
         let (ledger, transit) = Small::<W>::departed(1, false, NEVER);
@@ -181,6 +182,7 @@ fn of_three_importers_one_wins<W: Modelled>() {
     });
 }
 
+//= proves spec/ledger.md#revoke
 fn a_departure_and_a_revocation_leave_the_context_ended<W: Modelled>() {
     model(|| {
         let ledger = Small::<W>::new(1, true);
@@ -201,6 +203,7 @@ fn a_departure_and_a_revocation_leave_the_context_ended<W: Modelled>() {
     });
 }
 
+//= proves spec/ledger.md#expiry
 fn a_context_arrives_or_expires<W: Modelled>() {
     model(|| {
         let (ledger, transit) = Small::<W>::departed(1, true, 10);
@@ -228,6 +231,7 @@ fn a_context_arrives_or_expires<W: Modelled>() {
     });
 }
 
+//= proves spec/ledger.md#collect
 fn a_release_is_told_once<W: Modelled>() {
     model(|| {
         let ledger = Small::<W>::new(1, true);
@@ -288,6 +292,7 @@ fn two_that_establish_take_two_entries<W: Modelled>() {
     });
 }
 
+//= proves spec/ledger.md#deadline
 fn a_late_departure_touches_nothing_of_the_next_context<W: Modelled>() {
     model(|| {
         let ledger = Small::<W>::new(1, false);
@@ -331,6 +336,7 @@ fn a_dead_owners_entry_is_inherited_once<W: Modelled>() {
     });
 }
 
+//= proves spec/ledger.md#marks
 fn no_mark_is_taken_twice_or_lost<W: Modelled>() {
     model(|| {
         let words = Arc::new(
@@ -393,6 +399,7 @@ fn whole(id: u64, key: &[u8; 32]) -> bool {
     key[..8] == id.to_ne_bytes()
 }
 
+//= proves spec/domains.md#key-read
 fn a_key_is_read_whole_while_it_is_replaced_and_wiped<W: Modelled>() {
     model(|| {
         let ring = Ring::<W>::new(2);
@@ -413,6 +420,7 @@ fn a_key_is_read_whole_while_it_is_replaced_and_wiped<W: Modelled>() {
     });
 }
 
+//= proves spec/domains.md#late
 fn two_that_rotate_leave_one_whole_key<W: Modelled>() {
     preempted(W::CROWDED, || {
         // One slot but the current one: they meet in it, and one takes it over from the other.
@@ -434,6 +442,7 @@ fn two_that_rotate_leave_one_whole_key<W: Modelled>() {
     });
 }
 
+//= proves spec/domains.md#rotate
 fn a_new_key_has_no_time_to_retire_from_those_before_it<W: Modelled>() {
     model(|| {
         // Room for both: neither waits for a slot.
