@@ -81,11 +81,8 @@ impl Record {
         }
         // A peer that asks again and again and reads nothing is answered once there is room.
         //= spec/records.md#buffers
-        if self.may_send().is_ok() && self.output.len() - self.sent < BATCH {
-            //= spec/records.md#order
-            if let Err(error) = self.protocol.settle(&mut self.output) {
-                self.fail(error);
-            }
+        if self.output.len() - self.sent < BATCH {
+            self.settle();
         }
         &self.output[self.sent..]
     }
@@ -104,9 +101,21 @@ impl Record {
         if self.output().is_empty() {
             return Vec::new();
         }
+        // All of it leaves now, so there is room for what is owed.
+        self.settle();
         self.output.drain(..self.sent);
         self.sent = 0;
         core::mem::take(&mut self.output)
+    }
+
+    /// Seals what the peer is owed.
+    //= spec/records.md#order
+    fn settle(&mut self) {
+        if self.may_send().is_ok()
+            && let Err(error) = self.protocol.settle(&mut self.output)
+        {
+            self.fail(error);
+        }
     }
 
     /// Moves this side to its next key, and asks the peer to move too when `request_peer`. What

@@ -117,6 +117,13 @@ fn answers_nobody_reads_do_not_pile_up() {
     assert!(!client.output().is_empty());
     client.sent(usize::MAX);
     assert!(client.output().is_empty());
+    // Whoever takes all of it takes the answer too.
+    let full = vec![0; 3 * MAX_CONTENT];
+    assert_eq!(client.write(&full), Ok(full.len()));
+    drain(&mut client, &forger.key_update(1)).unwrap();
+    let sealed = client.output().len();
+    assert!(client.take_output().len() > sealed);
+    assert!(client.take_output().is_empty());
 }
 
 //= proves spec/records.md#flood
