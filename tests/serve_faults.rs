@@ -279,7 +279,7 @@ fn nothing_is_left_of_many_sessions() {
     let process = serving.process();
     assert!(descriptors().abs_diff(before) <= 2);
     let (status, log) = serving.stop();
-    assert!(status.success() && serving::children(process).is_empty());
+    assert!(status.success() && serving::group(process).is_empty());
     assert!(
         releases(&log).iter().all(|(_, count)| *count == 1),
         "{log:#?}"

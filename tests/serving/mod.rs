@@ -407,11 +407,37 @@ pub fn run(mut command: Command, input: &[u8]) -> (String, String, ExitStatus) {
     (text(&output.stdout), text(&output.stderr), output.status)
 }
 
-/// Processes whose parent is `parent`, zombies among them.
+/// Living processes whose parent is `parent`.
 pub fn children(parent: u32) -> Vec<u32> {
-    let path = format!("/proc/{parent}/task/{parent}/children");
-    let text = std::fs::read_to_string(Path::new(&path)).unwrap_or_default();
-    text.split_whitespace()
-        .map(|number| number.parse().unwrap())
+    living(|its_parent, _| its_parent == parent)
+}
+
+/// Living processes of a process group.
+pub fn group(group: u32) -> Vec<u32> {
+    living(|_, its_group| its_group == group)
+}
+
+/// Living processes that are `wanted` by parent and group.
+///
+/// All processes are looked at: the kernel's list of one process's children leaves some out when
+/// another ends while it is read.
+fn living(wanted: impl Fn(u32, u32) -> bool) -> Vec<u32> {
+    let numbers = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let name = entry.unwrap().file_name();
+        name.to_str()?.parse().ok()
+    });
+    numbers
+        .filter(|process| family(*process).is_some_and(|(parent, group)| wanted(parent, group)))
         .collect()
+}
+
+/// A living process's parent and group.
+fn family(process: u32) -> Option<(u32, u32)> {
+    // A process that has just ended has no such file.
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    let mut fields = stat.rsplit(") ").next()?.split_whitespace();
+    let ended = matches!(fields.next()?, "Z" | "X");
+    let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    (!ended).then_some((parent, group))
 }
