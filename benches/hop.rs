@@ -18,15 +18,18 @@ use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use baton::context::Context;
 use baton::crypto;
 use baton::ledger::Domain;
 use baton::message::Message;
 use baton::record::Record;
+use baton::sys::process::{self, Child, Signal};
 use baton::sys::socket;
 use baton::transfer::{Export, MAX_MEMBERS, Parcel, Receiver, Sender, bundle, import};
+use rustix::net::sockopt::set_socket_linger;
+use rustix::process::set_parent_process_death_signal;
 use support::{Talk, forked, pair};
 
 #[global_allocator]
@@ -152,9 +155,10 @@ fn resident() -> u64 {
 
 /// Live connections with their sockets, from this process to a child.
 fn moves() {
-    let count = if quick() { 2_000 } else { 20_000 };
-    let runs = if quick() { 3 } else { 5 };
-    raise_descriptor_limit();
+    let most = process::raise_descriptor_limit().unwrap() as usize - 2 * MAX_MEMBERS;
+    let count = if quick() { 2_000 } else { most.min(20_000) };
+    let runs = if quick() { 1 } else { 3 };
+    println!("{count} connections in each of {runs} runs");
     let domain = Domain::inherited(65_536).unwrap();
     let (mut bundles, mut ratios, mut singles, mut untied) = (vec![], vec![], vec![], vec![]);
     for _ in 0..runs {
@@ -175,34 +179,66 @@ fn moves() {
     println!("figure: bundle_over_bare = {:.2} ratio", median(ratios));
 }
 
-/// Live contexts with connected sockets. The far ends are only kept open.
-fn connections(domain: &Domain, count: usize) -> (Vec<(Context<Record>, OwnedFd)>, Vec<TcpStream>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let connect = |_| {
-        let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (near, _) = listener.accept().unwrap();
-        ((pair::<Record>(domain).0, OwnedFd::from(near)), far)
-    };
-    (0..count).map(connect).unzip()
+/// To one address the kernel looks for a free port among half of them first, for long.
+const LISTENERS: usize = 8;
+
+/// Live contexts with connected sockets, and who holds the far ends: a process of its own, so
+/// that no process needs descriptors for both ends.
+fn connections(domain: &Domain, count: usize) -> (Vec<(Context<Record>, OwnedFd)>, Far) {
+    let listeners: Vec<_> = (0..LISTENERS)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let far = Far(forked(|| {
+        set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+        let connect = |number: usize| {
+            let address = listeners[number % LISTENERS].local_addr().unwrap();
+            let socket = TcpStream::connect(address).unwrap();
+            // Closed, it leaves nothing behind that would slow down the next connections.
+            set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
+            socket
+        };
+        let _sockets: Vec<_> = (0..count).map(connect).collect();
+        loop {
+            std::thread::park();
+        }
+    }));
+    // All are accepted before the first handshake: a full queue would hold them up for seconds.
+    let accept = |number: usize| OwnedFd::from(listeners[number % LISTENERS].accept().unwrap().0);
+    let accepted: Vec<_> = (0..count).map(accept).collect();
+    let establish = |socket| (pair::<Record>(domain).0, socket);
+    (accepted.into_iter().map(establish).collect(), far)
+}
+
+/// The process that holds the far ends, until this is dropped.
+struct Far(Child);
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        self.0.kill(Signal::KILL).unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 /// Seconds from the first export until the child has every context active. The child is there
 /// before what is sent is made, as a successor is that was executed: nothing of this process's
-/// memory is shared with it and copied when written.
-fn timed<T>(
+/// memory is shared with it and copied when written. What `prepare` made besides, the far ends,
+/// is closed after the clock has stopped: that belongs to nobody's move, and takes longer.
+fn timed<T, F>(
     receive: impl FnOnce(OwnedFd),
-    prepare: impl FnOnce() -> T,
+    prepare: impl FnOnce() -> (T, F),
     send: impl FnOnce(OwnedFd, T),
 ) -> f64 {
     let (near, far) = socket::pair().unwrap();
     let (mut done, done_in_child) = std::io::pipe().unwrap();
     let mut child = forked(|| {
+        // It holds the sending end, too: without its parent it would wait for ever.
+        set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
         receive(far);
         (&done_in_child).write_all(b"!").unwrap();
         0
     });
     drop(done_in_child);
-    let prepared = prepare();
+    let (prepared, _far) = prepare();
     let start = Instant::now();
     send(near, prepared);
     done.read_exact(&mut [0]).unwrap();
@@ -226,11 +262,11 @@ fn move_in_bundles(domain: &Domain, count: usize, how: &Export) -> f64 {
     timed(
         |socket| receive_all(domain, socket, count),
         || connections(domain, count),
-        |socket, (mut near, _far)| {
+        |socket, near| {
             let mut sender = Sender::new(socket).unwrap();
-            while !near.is_empty() {
-                let rest = near.split_off(near.len().min(MAX_MEMBERS));
-                let bundled = bundle(std::mem::replace(&mut near, rest), how);
+            let mut near = near.into_iter();
+            while near.len() > 0 {
+                let bundled = bundle(near.by_ref().take(MAX_MEMBERS).collect(), how);
                 assert!(bundled.kept.is_empty());
                 bundled
                     .parcels
@@ -246,7 +282,7 @@ fn move_one_by_one(domain: &Domain, count: usize) -> f64 {
     timed(
         |socket| receive_all(domain, socket, count),
         || connections(domain, count),
-        |fd, (near, _far)| {
+        |fd, near| {
             let mut sender = Sender::new(fd).unwrap();
             for (context, socket) in near {
                 let how = Export::default().tied_to(socket.as_fd()).unwrap();
@@ -270,7 +306,7 @@ fn move_bare(domain: &Domain, count: usize) -> f64 {
             std::mem::forget(all);
         },
         || bare_load(domain, count),
-        |fd, (bytes, sockets, _far)| {
+        |fd, (bytes, sockets)| {
             socket::set_buffers(fd.as_fd(), 1 << 20).unwrap();
             for group in sockets.chunks(MAX_MEMBERS) {
                 let group: Vec<BorrowedFd<'_>> = group.iter().map(AsFd::as_fd).collect();
@@ -283,14 +319,14 @@ fn move_bare(domain: &Domain, count: usize) -> f64 {
 }
 
 /// As many descriptors as connections, and the bytes of one full bundle.
-fn bare_load(domain: &Domain, count: usize) -> (Vec<u8>, Vec<OwnedFd>, Vec<TcpStream>) {
+fn bare_load(domain: &Domain, count: usize) -> ((Vec<u8>, Vec<OwnedFd>), Far) {
     let (mut near, far) = connections(domain, count);
     let sample = near.split_off(near.len() - MAX_MEMBERS);
     let bundled = bundle(sample, &Export::default());
     let bytes = bundled.parcels[0].as_bytes().to_vec();
     let mut sockets: Vec<OwnedFd> = bundled.parcels.iter().flat_map(copies).collect();
     sockets.extend(near.into_iter().map(|(_, socket)| socket));
-    (bytes, sockets, far)
+    ((bytes, sockets), far)
 }
 
 fn copies(parcel: &Parcel) -> Vec<OwnedFd> {
@@ -299,18 +335,4 @@ fn copies(parcel: &Parcel) -> Vec<OwnedFd> {
         .iter()
         .map(|socket| socket.try_clone().unwrap())
         .collect()
-}
-
-fn raise_descriptor_limit() {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let wanted = rustix::process::Rlimit {
-        current: Some(200_000),
-        maximum: Some(200_000),
-    };
-    let up_to_hard = rustix::process::Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    let set = |limit| rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
-    set(wanted).or_else(|_| set(up_to_hard)).unwrap();
 }
