@@ -11,7 +11,7 @@ use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::{digest, hkdf};
 
-use crate::secret::{self, Slot};
+use crate::secret::{self, Depth, Slot};
 
 /// Bytes of an AEAD tag, of every suite and at rest.
 pub const TAG: usize = 16;
@@ -183,8 +183,8 @@ impl Expanded {
     #[cold]
     #[inline(never)]
     fn expand(&mut self, suite: Suite, key: &[u8], iv: &[u8]) -> Result<(), Refused> {
-        self.0 = Some(Slot::new(AeadKey::new(suite, key, iv)?));
-        secret::scrub_stack();
+        let make = || AeadKey::new(suite, key, iv).map(Slot::new);
+        self.0 = Some(secret::scrubbed(Depth::Derived, make)?);
         Ok(())
     }
 

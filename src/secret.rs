@@ -6,7 +6,7 @@
 //! swap). Neither can be cloned, compared, printed or encoded.
 //!
 //! What the types cannot do is reach the copies a caller made on its way here: fill a slot in
-//! place ([`Slot::zeroed`]), and call [`scrub_stack`] after work with secrets on the stack.
+//! place ([`Slot::zeroed`]), and do work with secrets on the stack within [`scrubbed`].
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -198,38 +198,63 @@ pub fn random(out: &mut [u8]) -> io::Result<()> {
     entropy::fill(out)
 }
 
-/// Bytes of stack that [`scrub_stack`] overwrites.
-// Without optimisation every move of a key is a copy more, and reaches deeper.
-const STACK: usize = if cfg!(debug_assertions) {
-    64 * 1024
-} else {
-    16 * 1024
-};
-
-/// Overwrites the stack below the caller (16 KiB, 64 without optimisation), where functions it
-/// called may have left copies of secrets. Some hundred nanoseconds.
-pub fn scrub_stack() {
-    scrub::scrub_stack(STACK);
+/// How far down the stack work with secrets leaves copies of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Secrets that were sealed, opened and moved to their pages: 8 KiB, some ten nanoseconds.
+    Moved,
+    /// Secrets that others were derived from, or keys expanded of: 16 KiB.
+    Derived,
+    /// A whole handshake: 96 KiB, some microseconds.
+    Handshake,
 }
 
-/// Bytes of stack that [`scrub_shallow_stack`] overwrites.
-const SHALLOW_STACK: usize = if cfg!(debug_assertions) {
-    STACK
-} else {
-    4 * 1024
-};
-
-/// Overwrites the stack below the caller (4 KiB, 64 without optimisation), where functions it
-/// called may have left copies of secrets that were moved and not worked with. Some ten nanoseconds.
-pub fn scrub_shallow_stack() {
-    scrub::scrub_stack(SHALLOW_STACK);
+impl Depth {
+    // Without optimisation every move of a key is a copy more, and reaches deeper.
+    const fn bytes(self) -> usize {
+        match self {
+            Self::Handshake => 96 * 1024,
+            Self::Moved | Self::Derived if cfg!(debug_assertions) => 64 * 1024,
+            Self::Moved => 8 * 1024,
+            Self::Derived => 16 * 1024,
+        }
+    }
 }
 
-/// Bytes of stack that [`scrub_deep_stack`] overwrites.
-const DEEP_STACK: usize = 96 * 1024;
+/// Does `work`, and then overwrites the stack it used, as deep as `depth` says.
+///
+/// The work has a frame of its own, whatever the optimiser would rather have: nothing it leaves
+/// can be above what is overwritten. Only its answer is: that is to hold no secret but in a
+/// [`Slot`] or [`Scratch`].
+///
+/// ```
+/// use baton::secret::{Depth, Slot, scrubbed};
+/// let key = scrubbed(Depth::Moved, || Slot::new([7u8; 32]));
+/// assert_eq!(key[0], 7);
+/// ```
+#[inline]
+pub fn scrubbed<T>(depth: Depth, work: impl FnOnce() -> T) -> T {
+    let answer = in_own_frame(work);
+    scrub::scrub_stack(depth.bytes());
+    answer
+}
 
-/// Overwrites as much of the stack below the caller (96 KiB) as a whole handshake may have used.
-/// Some microseconds.
-pub fn scrub_deep_stack() {
-    scrub::scrub_stack(DEEP_STACK);
+/// [`scrubbed`], when the answer says that the work is over: until then it goes on with what the
+/// stack may still hold.
+#[inline]
+pub fn scrubbed_if<T>(
+    depth: Depth,
+    is_over: impl FnOnce(&T) -> bool,
+    work: impl FnOnce() -> T,
+) -> T {
+    let answer = in_own_frame(work);
+    if is_over(&answer) {
+        scrub::scrub_stack(depth.bytes());
+    }
+    answer
+}
+
+#[inline(never)]
+fn in_own_frame<T>(work: impl FnOnce() -> T) -> T {
+    work()
 }

@@ -13,9 +13,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 
-use baton::secret::{self, Scratch, Slot};
+use baton::secret::{self, Depth, Scratch, Slot, scrubbed};
 use baton::sys::memory::Mapping;
 use baton::sys::process::{self, Fork, exit_now, fork};
+use baton::sys::scrub::scrub_stack;
 use child::{in_child, skip, status_of};
 use memory::{MARK, count_in_memory, flags_of, marks_in, marks_in_memory, write_mark};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -44,8 +45,7 @@ fn moved_in(seed: u64) -> Slot<[u8; 1400]> {
 
 #[test]
 fn a_value_that_was_moved_in_leaves_nothing_once_the_stack_is_scrubbed() {
-    let slot = moved_in(2);
-    secret::scrub_stack();
+    let slot = scrubbed(Depth::Derived, || moved_in(2));
     assert_eq!(marks_in_memory(2), 1);
     drop(slot);
     assert_eq!(marks_in_memory(2), 0);
@@ -66,12 +66,11 @@ fn scrubbing_reaches_what_a_call_has_left() {
         std::hint::black_box(&mut room);
         leave(seed);
     }
-    leave_below(3);
-    secret::scrub_stack();
+    scrubbed(Depth::Derived, || leave_below(3));
     assert_eq!(marks_in_memory(3), 0);
     leave_below(3);
     assert_eq!(marks_in_memory(3), 1, "without scrubbing it is there");
-    secret::scrub_stack();
+    scrub_stack(64 * 1024);
 }
 
 #[test]
@@ -229,7 +228,7 @@ fn a_core_file_holds_no_secret() {
             let value = u64::from_ne_bytes(bytes.try_into().unwrap());
             word.store(value, std::sync::atomic::Ordering::Relaxed);
         }
-        secret::scrub_stack();
+        scrub_stack(64 * 1024);
         assert_eq!(marks_in_memory(10), 3);
         std::hint::black_box(&ordinary);
         std::process::abort();

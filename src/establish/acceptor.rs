@@ -16,7 +16,7 @@ use crate::context::Exporter;
 use crate::flags::Flags;
 use crate::message::{Message, Services};
 use crate::record::{Alert, Limits, Record};
-use crate::secret::scrub_deep_stack;
+use crate::secret::{Depth, scrubbed, scrubbed_if};
 use crate::status::Minor;
 use crate::sys::clock;
 use crate::tls::{Error, Established, Handshake, Progress, Server, Side};
@@ -112,7 +112,9 @@ impl Acceptor<Record> {
     /// As [`Failed`] says; the alert for the initiator is in it.
     pub fn step(mut self, input: &[u8]) -> Result<Step<Self, Finished<Record>>, Failed> {
         let mut output = Vec::new();
-        match self.turn(input, &mut output) {
+        let is_over = |turned: &Result<_, _>| !matches!(turned, Ok(None));
+        let turn = || self.turn(input, &mut output);
+        match scrubbed_if(Depth::Handshake, is_over, turn) {
             Ok(None) => Ok(Step::Continue { next: self, output }),
             Ok(Some(finished)) => Ok(Step::Done { finished, output }),
             Err(error) => Err(Failed::new(&error, output)),
@@ -135,7 +137,6 @@ impl Acceptor<Record> {
         if finished.is_err() {
             refuse(&session, Alert::BAD_CERTIFICATE, output);
         }
-        scrub_deep_stack();
         finished.map(Some)
     }
 
@@ -235,11 +236,10 @@ impl State {
         token: &[u8],
         output: &mut Vec<u8>,
     ) -> Result<Option<Finished<Message>>, Error> {
-        let heard = match asked {
+        let heard = scrubbed(Depth::Handshake, || match asked {
             None => self.request(&mut tunnel, token),
             Some(asked) => self.password(&mut tunnel, asked, token),
-        };
-        scrub_deep_stack();
+        });
         let (asked, admission) = match heard {
             Ok(heard) => heard,
             Err(error) => {

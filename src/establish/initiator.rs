@@ -20,7 +20,7 @@ use crate::flags::Flags;
 use crate::message::Message;
 use crate::name::{Kind, Name};
 use crate::record::{Alert, Record};
-use crate::secret::{scrub_deep_stack, scrub_stack};
+use crate::secret::{Depth, scrubbed, scrubbed_if};
 use crate::status::Minor;
 use crate::sys::clock;
 use crate::tls::{Client, Error, Established, Handshake, Progress};
@@ -148,7 +148,9 @@ impl Initiator<Record> {
     /// As [`Failed`] says; the alert for the acceptor is in it.
     pub fn step(mut self, input: &[u8]) -> Result<Step<Self, Finished<Record>>, Failed> {
         let mut output = Vec::new();
-        match self.turn(input, &mut output) {
+        let is_over = |turned: &Result<_, _>| !matches!(turned, Ok(None));
+        let turn = || self.turn(input, &mut output);
+        match scrubbed_if(Depth::Handshake, is_over, turn) {
             Ok(None) => Ok(Step::Continue { next: self, output }),
             Ok(Some(finished)) => Ok(Step::Done { finished, output }),
             Err(error) => Err(Failed::new(&error, output)),
@@ -166,9 +168,7 @@ impl Initiator<Record> {
         let Some((mut session, rest)) = done else {
             return Ok(None);
         };
-        let finished = state.finish(&mut session, rest);
-        scrub_deep_stack();
-        finished.map(Some)
+        state.finish(&mut session, rest).map(Some)
     }
 }
 
@@ -271,7 +271,7 @@ impl Initiator<Message> {
             refuse(&session, Alert::UNEXPECTED_MESSAGE, output);
             return Err(DEFECT);
         }
-        state.request(session, output)?;
+        scrubbed(Depth::Handshake, || state.request(session, output))?;
         Ok(Turn::More)
     }
 }
@@ -302,7 +302,6 @@ impl State {
         };
         let mut tunnel = Tunnel::new(session)?;
         tunnel.send(&request.encode(), output)?;
-        scrub_deep_stack();
         self.stage = Stage::Exchange(tunnel);
         Ok(())
     }
@@ -412,8 +411,9 @@ impl State {
         let Stage::Exchange(tunnel) = &mut self.stage else {
             return Err(DEFECT);
         };
-        tunnel.send(&encode_password(texts), output)?;
-        scrub_stack();
+        scrubbed(Depth::Derived, || {
+            tunnel.send(&encode_password(texts), output)
+        })?;
         self.user = Some(password.user().clone());
         Ok(())
     }

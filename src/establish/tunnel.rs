@@ -5,7 +5,7 @@ use crate::context::Exporter;
 use crate::crypto::{self, MAX_SECRET};
 use crate::message::{Message, Services};
 use crate::record::{self, Alert, Event, HEADER, Limits, Record, Secrets};
-use crate::secret::{Scratch, Slot, scrub_stack};
+use crate::secret::{Depth, Scratch, Slot, scrubbed};
 use crate::status::Minor;
 use crate::tls::{Error, Established};
 
@@ -134,6 +134,10 @@ impl Tunnel {
     /// The protection and the exporter of the context that the exchange has agreed on.
     //= spec/mechanism.md#message-keys
     pub(super) fn finish(self, services: Services) -> Result<(Message, Exporter), Error> {
+        scrubbed(Depth::Derived, || self.derive(services))
+    }
+
+    fn derive(self, services: Services) -> Result<(Message, Exporter), Error> {
         const NONE: Error = Error::new(Minor::HandshakeFailed, "no secrets could be derived");
         let (suite, length) = (self.session.suite, self.session.suite.secret_len());
         let mut secrets = Slot::<[u8; 3 * MAX_SECRET]>::zeroed();
@@ -152,7 +156,6 @@ impl Tunnel {
             false => Message::new(suite, true, initiator, acceptor, services),
         };
         let exporter = Exporter::new(suite, exporter).ok_or(NONE)?;
-        scrub_stack();
         Ok((message, exporter))
     }
 }

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::Error;
 use super::header::{Header, KEYRING, PAGE};
 use super::keys::{Keys, NoSlot, SLOT, VALUES, Values};
-use crate::secret;
+use crate::secret::{self, Depth};
 use crate::sys::clock::boottime_ms;
 use crate::sys::memory::Mapping;
 use crate::sys::process;
@@ -106,15 +106,12 @@ impl Keyring {
     ///
     /// [`Error::Damaged`] when the keyring names a key it does not have.
     pub fn with_current<R>(&self, f: impl FnOnce(u64, &[u8; 32]) -> R) -> Result<R, Error> {
-        let answer = self.ask_current(f);
-        secret::scrub_shallow_stack();
-        answer
+        secret::scrubbed(Depth::Moved, || self.ask_current(f))
     }
 
-    /// Not inlined, here and below: the copies of the key, and of what `f` made of it, are below
-    /// its caller, who wipes them.
-    #[inline(never)]
-    fn ask_current<R>(&self, f: impl FnOnce(u64, &[u8; 32]) -> R) -> Result<R, Error> {
+    /// [`Keyring::with_current`] for a caller who wipes the stack ([`secret::scrubbed`]), once for
+    /// all that it does.
+    pub(crate) fn ask_current<R>(&self, f: impl FnOnce(u64, &[u8; 32]) -> R) -> Result<R, Error> {
         let key = self
             .keys()
             .current_key()
@@ -125,13 +122,11 @@ impl Keyring {
     /// Calls `f` with the bytes of the key `id`. None when there is no such key, or its grace is
     /// over.
     pub fn with<R>(&self, id: u64, f: impl FnOnce(&[u8; 32]) -> R) -> Option<R> {
-        let answer = self.ask(id, f);
-        secret::scrub_shallow_stack();
-        answer
+        secret::scrubbed(Depth::Moved, || self.ask(id, f))
     }
 
-    #[inline(never)]
-    fn ask<R>(&self, id: u64, f: impl FnOnce(&[u8; 32]) -> R) -> Option<R> {
+    /// [`Keyring::with`] for a caller who wipes the stack.
+    pub(crate) fn ask<R>(&self, id: u64, f: impl FnOnce(&[u8; 32]) -> R) -> Option<R> {
         let key = self.keys().find(id, boottime_ms)?;
         Some(f(&key.key))
     }
@@ -143,10 +138,9 @@ impl Keyring {
     /// rotations have happened. [`Error::KeysInUse`] when 16 keys are within their grace.
     pub fn rotate(&self, grace: Duration) -> Result<u64, Error> {
         let grace = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let made = self.keys().rotate(values, boottime_ms(), grace);
-        // The new key was drawn on it.
-        secret::scrub_stack();
-        let made = made?;
+        let made = secret::scrubbed(Depth::Derived, || {
+            self.keys().rotate(values, boottime_ms(), grace)
+        })?;
         self.wipe_retired();
         match made {
             Some(id) => Ok(id),

@@ -50,7 +50,7 @@ use window::Window;
 use zeroize::Zeroizing;
 
 use crate::crypto::{Expanded, Suite, TAG};
-use crate::secret::{Slot, scrub_stack};
+use crate::secret::{Depth, Slot, scrubbed};
 use crate::status::Supplementary;
 
 /// Bytes before the message in a wrap token.
@@ -143,8 +143,7 @@ impl Message {
         rx_secret: &[u8],
         services: Services,
     ) -> Self {
-        let state = State::start(suite, tx_secret, rx_secret);
-        scrub_stack();
+        let state = scrubbed(Depth::Derived, || State::start(suite, tx_secret, rx_secret));
         Self {
             suite,
             initiator,

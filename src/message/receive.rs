@@ -4,7 +4,7 @@ use super::header::{Header, Kind};
 use super::keys::{Chain, Key};
 use super::{AHEAD, Error, HEADER, MAX_MESSAGE, Message, Unwrapped, behind, state};
 use crate::crypto::{Expanded, Suite, TAG};
-use crate::secret::{Slot, scrub_stack};
+use crate::secret::{Depth, Slot, scrubbed};
 use crate::status::Supplementary;
 
 impl Message {
@@ -88,9 +88,9 @@ impl Message {
             let key = &self.state.rx.key;
             open(self.suite, key, &mut self.rx_key, header, aad, in_out)?;
         } else if token > present && token - present <= AHEAD {
-            let opened = self.open_ahead(token - present, header, aad, in_out);
-            scrub_stack();
-            opened?;
+            scrubbed(Depth::Derived, || {
+                self.open_ahead(token - present, header, aad, in_out)
+            })?;
         } else if present.checked_sub(token) == Some(1) {
             let (key, place) = self.previous.as_mut().ok_or(Error::Forged)?;
             open(self.suite, key, place, header, aad, in_out)?;
@@ -110,9 +110,8 @@ impl Message {
     }
 
     /// Opens a token of the generation `steps` past the present one, and makes that one present
-    /// when it verifies. Not inlined: the keys it leaves on the stack are wiped by its caller.
+    /// when it verifies. The keys it leaves on the stack are wiped by its caller.
     #[cold]
-    #[inline(never)]
     fn open_ahead(
         &mut self,
         steps: u32,

@@ -7,7 +7,7 @@ use super::{
     behind,
 };
 use crate::crypto::{Suite, TAG};
-use crate::secret::scrub_stack;
+use crate::secret::{Depth, scrubbed};
 
 /// What is sent under the present key, and what was.
 pub(super) struct Sending {
@@ -115,9 +115,8 @@ impl Message {
         let bytes = (HEADER + len) as u64;
         //= spec/messages.md#move
         if state.tx.messages >= MESSAGES_PER_KEY || state.tx.bytes + bytes > BYTES_PER_KEY {
-            state.tx.move_on(self.suite)?;
+            scrubbed(Depth::Derived, || state.tx.move_on(self.suite))?;
             self.tx_key.forget();
-            scrub_stack();
         }
         let header = Header {
             kind,

@@ -151,8 +151,7 @@ impl Framing for Message {
         })
     }
 
-    /// Leaves wiping the stack to its caller ([`crate::secret::scrub_stack`]), who has the opened
-    /// token to wipe anyway.
+    /// Leaves wiping the stack to its caller ([`crate::secret::scrubbed`]), once for all it imports.
     fn thaw(frozen: Frozen<'_>) -> Result<Self, Defect> {
         let suite = Suite::from_code(frozen.suite).ok_or(Defect)?;
         let has = |bit| frozen.flags & bit != 0;

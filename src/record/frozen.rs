@@ -109,9 +109,9 @@ impl Framing for Record {
         (frozen.kept() <= TRANSFER_LIMIT).then_some(frozen)
     }
 
-    /// Checks every bound. It does not derive: key and IV come beside the secret. What expanding
-    /// them leaves on the stack is the caller's to scrub ([`crate::secret::scrub_stack`]), once
-    /// for all it imports.
+    /// Checks every bound. It does not derive: key and IV come beside the secret. What moving
+    /// them leaves on the stack is the caller's to wipe ([`crate::secret::scrubbed`]), once for all
+    /// it imports.
     //= spec/records.md#thaw
     fn thaw(frozen: Frozen<'_>) -> Result<Self, Defect> {
         let suite = Suite::from_code(frozen.suite).ok_or(Defect)?;

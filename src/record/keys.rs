@@ -3,7 +3,7 @@
 use zeroize::Zeroize;
 
 use crate::crypto::{self, IV, MAX_KEY, MAX_SECRET, Refused, Suite};
-use crate::secret;
+use crate::secret::{self, Depth};
 
 /// Both directions. It lives in a [`secret::Slot`] and nowhere else.
 pub(super) struct Keys {
@@ -56,14 +56,14 @@ impl Direction {
 
     /// Moves to the next secret of RFC 8446 7.2; the old one is gone.
     pub(super) fn advance(&mut self, suite: Suite) -> Result<(), Refused> {
-        let mut next = [0; MAX_SECRET];
-        let length = suite.secret_len();
-        crypto::next_secret(suite, &self.secret[..length], &mut next[..length]);
-        let moved = Self::derive(suite, &next[..length]).map(|direction| *self = direction);
-        next.zeroize();
         // Deriving leaves copies on the stack, and a generation that is over must be gone.
-        secret::scrub_stack();
-        moved
+        secret::scrubbed(Depth::Derived, || {
+            let mut next = [0; MAX_SECRET];
+            let length = suite.secret_len();
+            crypto::next_secret(suite, &self.secret[..length], &mut next[..length]);
+            *self = Self::derive(suite, &next[..length])?;
+            Ok(())
+        })
     }
 
     pub(super) fn secret(&self, suite: Suite) -> &[u8] {

@@ -40,6 +40,7 @@ pub use stream::{Channel, Stream};
 pub use wire::{Alert, HEADER, MAX_CONTENT};
 
 use crate::crypto::{Suite, TAG};
+use crate::secret::{Depth, Scratch, scrubbed};
 use input::Input;
 use keys::{Direction, Keys};
 use protocol::{Protocol, SEQUENCE_START};
@@ -157,11 +158,13 @@ impl Record {
     /// 2^24, or `leftover` is longer.
     pub fn new(secrets: &Secrets<'_>, limits: Limits, leftover: &[u8]) -> Result<Self, Error> {
         let derive = |secret| Direction::derive(secrets.suite, secret).map_err(|_| Error::Secrets);
-        let keys = Keys {
-            tx: derive(secrets.tx_secret)?,
-            rx: derive(secrets.rx_secret)?,
-        };
-        Self::of_keys(keys, secrets, limits, leftover)
+        scrubbed(Depth::Derived, || {
+            let keys = Keys {
+                tx: derive(secrets.tx_secret)?,
+                rx: derive(secrets.rx_secret)?,
+            };
+            Self::of_keys(keys, secrets, limits, leftover)
+        })
     }
 
     /// [`Record::new`] by a caller that has derived each secret's key and IV already.
@@ -175,11 +178,13 @@ impl Record {
         let restore = |secret, [key, iv]: [&[u8]; 2]| {
             Direction::restore(secrets.suite, secret, key, iv).map_err(|_| Error::Secrets)
         };
-        let keys = Keys {
-            tx: restore(secrets.tx_secret, tx)?,
-            rx: restore(secrets.rx_secret, rx)?,
-        };
-        Self::of_keys(keys, secrets, limits, leftover)
+        scrubbed(Depth::Moved, || {
+            let keys = Keys {
+                tx: restore(secrets.tx_secret, tx)?,
+                rx: restore(secrets.rx_secret, rx)?,
+            };
+            Self::of_keys(keys, secrets, limits, leftover)
+        })
     }
 
     fn of_keys(
@@ -202,7 +207,6 @@ impl Record {
         let mut protocol = Protocol::new(keys, suite, server, limits);
         (protocol.tx_sequence, protocol.rx_sequence) = (tx_sequence, rx_sequence);
         let input = Input::with(&[], leftover);
-        crate::secret::scrub_stack();
         Ok(Self {
             protocol,
             input,
@@ -259,7 +263,7 @@ impl Record {
                 let _ = self.protocol.alert(alert, &mut self.output);
             }
             self.input.clear();
-            self.protocol.messages = crate::secret::Scratch::new();
+            self.protocol.messages = Scratch::new();
         }
         error
     }

@@ -7,7 +7,7 @@ use crate::codec::Framing;
 use crate::context::{Context, Parts};
 use crate::crypto::TAG;
 use crate::ledger::{Claim, Domain, NotDeparted};
-use crate::secret::Scratch;
+use crate::secret::{Depth, Scratch, scrubbed};
 use crate::status::{Minor, Status};
 use crate::sys::{fault, socket};
 
@@ -139,7 +139,7 @@ impl<F: Framing> Filling<F> {
             return;
         }
         fault::point("bundle.encoded");
-        if let Err(status) = self.seal() {
+        if let Err(status) = scrubbed(Depth::Moved, || self.seal()) {
             let kept = |(context, socket)| (NotExported { context, status }, socket);
             into.kept.extend(self.members.into_iter().map(kept));
             return;
@@ -193,6 +193,15 @@ fn depart<F: Framing>(context: Context<F>, deadline: u64) -> Result<(), NotExpor
 /// # Errors
 /// DEFECTIVE_TOKEN for the whole: nothing was imported, nothing is spent.
 pub fn unbundle<F: Framing>(
+    domain: &Domain,
+    bundle: &mut [u8],
+    sockets: Vec<OwnedFd>,
+) -> Result<Vec<Result<Member<F>, Status>>, Status> {
+    // Once for all members.
+    scrubbed(Depth::Moved, || open_and_import(domain, bundle, sockets))
+}
+
+fn open_and_import<F: Framing>(
     domain: &Domain,
     bundle: &mut [u8],
     sockets: Vec<OwnedFd>,

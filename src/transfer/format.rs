@@ -65,17 +65,10 @@ pub(super) fn write_member<F: Framing>(
 }
 
 /// Reads one body and makes the context's parts of it; answers what follows it.
+///
+/// Secrets and keys pass over the stack on their way into their pages: the caller wipes it
+/// ([`secret::scrubbed`]).
 pub(super) fn read_body<F: Framing>(bytes: &[u8]) -> Result<(Parts<F>, &[u8]), Status> {
-    let read = decode_body(bytes);
-    // Secrets and keys passed over the stack on their way into their pages; and whatever the
-    // import comes to, they stay on it no longer.
-    secret::scrub_shallow_stack();
-    read
-}
-
-/// Not inlined: the keys it leaves on the stack are below its caller, who wipes them.
-#[inline(never)]
-fn decode_body<F: Framing>(bytes: &[u8]) -> Result<(Parts<F>, &[u8]), Status> {
     let defect = |_| Status::from(Minor::TokenState);
     let (body, rest) = codec::decode::<Body<'_, Facts, F::Frozen<'_>>>(bytes).map_err(defect)?;
     let suite = Suite::from_code(body.facts.suite).ok_or(Minor::TokenState)?;
@@ -109,7 +102,8 @@ pub(super) fn finish(scratch: &mut Scratch, domain: &Domain) -> Result<Vec<u8>, 
     Ok(token)
 }
 
-/// Writes the header and seals all that is behind it, where it lies, under the domain's key.
+/// Writes the header and seals all that is behind it, where it lies, under the domain's key. The
+/// caller wipes the stack.
 pub(super) fn seal(
     scratch: &mut Scratch,
     magic: [u8; 3],
@@ -119,7 +113,7 @@ pub(super) fn seal(
     secret::random(&mut nonce).map_err(|_| Minor::System)?;
     domain
         .keyring()
-        .with_current(|id, key| seal_under(scratch, magic, &domain.id(), (id, key), nonce))
+        .ask_current(|id, key| seal_under(scratch, magic, &domain.id(), (id, key), nonce))
         .map_err(|error| Status::from(&error))?
 }
 
@@ -190,7 +184,8 @@ pub(super) fn look(token: &[u8]) -> Result<Header, Status> {
     Ok(header)
 }
 
-/// Opens a header and all that is behind it, where it lies, under the key the header names.
+/// Opens a header and all that is behind it, where it lies, under the key the header names. The
+/// caller wipes the stack.
 pub(super) fn open<'a>(
     sealed: &'a mut [u8],
     header: &Header,
@@ -198,7 +193,7 @@ pub(super) fn open<'a>(
 ) -> Result<&'a [u8], Status> {
     domain
         .keyring()
-        .with(header.key, |key| {
+        .ask(header.key, |key| {
             open_under(sealed, header, &domain.id(), key)
         })
         .ok_or(Minor::TokenKey)?

@@ -47,7 +47,7 @@ use crate::codec::Framing;
 use crate::context::{Context, Parts};
 use crate::flags::Flags;
 use crate::ledger::{Departure, Domain, NotDeparted};
-use crate::secret::Scratch;
+use crate::secret::{Depth, Scratch, scrubbed};
 use crate::status::{Minor, Status};
 use crate::sys::{clock, fault, socket};
 use binding::Binding;
@@ -181,6 +181,10 @@ impl<F: Framing> Context<F> {
 
     /// The whole token for the next epoch; it is worth nothing until the claim departs.
     fn sealed(&self, how: &Export, deadline: u64) -> Result<Vec<u8>, Status> {
+        scrubbed(Depth::Moved, || self.encode_and_seal(how, deadline))
+    }
+
+    fn encode_and_seal(&self, how: &Export, deadline: u64) -> Result<Vec<u8>, Status> {
         self.may_leave()?;
         let binding = self.binding(how, deadline)?;
         let mut scratch = Scratch::with_capacity(BUCKETS[0]);
@@ -227,6 +231,15 @@ pub fn import<F: Framing>(
 
 /// [`import`], opening the token where it lies: in secret pages.
 fn import_in_place<F: Framing>(
+    domain: &Domain,
+    token: &mut [u8],
+    socket: Option<BorrowedFd<'_>>,
+) -> Result<Context<F>, Status> {
+    // Whatever the import comes to, what it leaves on the stack stays there no longer.
+    scrubbed(Depth::Moved, || open_and_activate(domain, token, socket))
+}
+
+fn open_and_activate<F: Framing>(
     domain: &Domain,
     token: &mut [u8],
     socket: Option<BorrowedFd<'_>>,
