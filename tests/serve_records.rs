@@ -15,7 +15,7 @@ use baton::establish::{Initiator, InitiatorConfig, Step};
 use baton::ledger::Domain;
 use baton::name::Name;
 use baton::record::{Alert, Error, Read as Found, Record};
-use serving::{Serving, children, runner, wait_for_end};
+use serving::{Serving, runner, wait_for_end};
 
 /// A client whose records the test can touch.
 struct Client {
@@ -87,7 +87,7 @@ impl Client {
 /// Waits until the session has left `process`, and answers the process it is in now.
 fn moved(serving: &Serving, process: u32) -> u32 {
     wait_for_end(process);
-    let now = children(serving.process());
+    let now = serving.sessions();
     *now.iter()
         .find(|child| **child != process)
         .expect("a process runs the session")

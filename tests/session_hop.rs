@@ -98,7 +98,7 @@ fn the_successor_goes_on_where_the_session_was() {
         After::Elsewhere => {}
         After::Here(mut channel) => {
             // The successor: serves until its client ends.
-            let over = stage.run(&mut channel) == Turn::Over(Reason::Finished);
+            let over = stage.run(&mut channel, None) == Turn::Over(Reason::Finished);
             process::exit_now(u8::from(!over));
         }
         After::Lost(reason) => panic!("{reason}"),
@@ -141,7 +141,7 @@ fn a_successor_that_dies_before_it_claims_leaves_the_session_here() {
             (&socket).write_all(&client.take_output().unwrap()).unwrap();
         });
         stage.hops.left = 0;
-        assert_eq!(stage.run(&mut channel), Turn::Over(Reason::Finished));
+        assert_eq!(stage.run(&mut channel, None), Turn::Over(Reason::Finished));
         talking.join().unwrap();
     }
 }

@@ -41,7 +41,7 @@ pub enum ClientAuth {
 }
 
 /// `baton serve`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = EXIT_CODES, after_long_help = SERVE_LONG)]
 pub struct Serve {
     /// Where to listen; port 0 takes a free one.

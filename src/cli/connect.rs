@@ -301,7 +301,7 @@ fn pass_on<C: Channel>(socket: TcpStream, mut channel: C, unsent: Vec<u8>) -> Re
     let output = io::stdout().as_fd().try_clone_to_owned()?;
     let job = Job::Relay(Relay::between(input, output));
     let mut stage = Stage::new(socket, job, about, Hops::new(0, 1), unsent);
-    let reason = match stage.run(&mut channel) {
+    let reason = match stage.run(&mut channel, None) {
         Turn::Over(reason) => reason,
         Turn::Hop => Reason::Finished,
     };

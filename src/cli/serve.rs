@@ -10,7 +10,7 @@ use crate::cred::{AcceptorCredential, Anchors};
 use crate::establish::{AcceptorConfig, ClientCertificates};
 use crate::server::identity::{self, Identity, Origin};
 use crate::server::state::Folder;
-use crate::server::{self, Plan, Policy, Role, Server, passwords};
+use crate::server::{self, Plan, Policy, Role, Server, Started, passwords};
 use crate::session::drive::Hops;
 use crate::session::job::Kind;
 use crate::session::log;
@@ -64,20 +64,17 @@ pub fn run(options: &Serve) -> Result<(), Error> {
     if let Err(error) = process::set_not_dumpable() {
         log::line(format_args!("this process can be dumped: {error}"));
     }
-    let (credential, identity) = credential(options)?;
-    let policy = policy(
-        options,
-        credential,
-        identity.as_ref().map(|(identity, _)| identity),
-    )?;
+    // Made, or renewed, before anything else; only the handshaker reads the private key for use.
+    let identity = identity(options)?;
     let kind = match &options.exec {
         Some(words) => Kind::Exec(words.clone()),
         None if options.http => Kind::Page,
         None => Kind::Echo,
     };
+    let again = options.clone();
     let server = Server::open(Plan {
         listen: options.listen,
-        policy,
+        load: Box::new(move || load(&again).map_err(|error| error.to_string())),
         kind,
         hops: Hops::new(options.hops, options.hop_every),
         sessions: sessions(options),
@@ -88,14 +85,34 @@ pub fn run(options: &Serve) -> Result<(), Error> {
         ));
     }
     let address = server.address().map_err(Error::System)?;
-    greet(options, address, identity.as_ref()).map_err(Error::System)?;
-    // The identity's copy of the private key; the server's own is in secret pages.
-    drop(identity);
-    match server.run()? {
+    let role = match server.start()? {
+        Started::Serving(serving) => {
+            greet(options, address, identity.as_ref()).map_err(Error::System)?;
+            // The identity's copy of the private key.
+            drop(identity);
+            serving.run()?
+        }
+        Started::Other(role) => {
+            drop(identity);
+            role
+        }
+    };
+    match role {
         Role::Stopped => log::line(format_args!("stopped")),
         Role::Session(start) => start.run(),
+        Role::Done => {}
     }
     Ok(())
+}
+
+/// What the handshaker needs.
+fn load(options: &Serve) -> Result<Policy, Error> {
+    let (credential, identity) = credential(options)?;
+    policy(
+        options,
+        credential,
+        identity.as_ref().map(|(identity, _)| identity),
+    )
 }
 
 /// As many sessions as were asked for and there are descriptors for: each needs one here, and a
@@ -112,17 +129,28 @@ fn credential(options: &Serve) -> Result<(AcceptorCredential, Option<(Identity, 
             .map_err(|error| Error::Credential("--cert, --key", error))?;
         return Ok((credential, None));
     }
+    let (identity, origin) = development(options)?;
+    let credential = AcceptorCredential::from_pem(identity.server(), identity.server_key())
+        .map_err(|error| Error::Credential("development identity", error))?;
+    Ok((credential, Some((identity, origin))))
+}
+
+/// The development identity, where no certificate is given.
+fn identity(options: &Serve) -> Result<Option<(Identity, Origin)>, Error> {
+    if options.cert.is_some() && options.key.is_some() {
+        return Ok(None);
+    }
+    development(options).map(Some)
+}
+
+fn development(options: &Serve) -> Result<(Identity, Origin), Error> {
     let refused = |refused| Error::Identity(identity::Error::State(refused));
     let path = match &options.state {
         Some(path) => path.clone(),
         None => Folder::default_path().map_err(refused)?,
     };
     let state = Folder::open_or_make(&path).map_err(refused)?;
-    let (identity, origin) =
-        Identity::ensure(&state, clock::unix_seconds()).map_err(Error::Identity)?;
-    let credential = AcceptorCredential::from_pem(identity.server(), identity.server_key())
-        .map_err(|error| Error::Credential("development identity", error))?;
-    Ok((credential, Some((identity, origin))))
+    Identity::ensure(&state, clock::unix_seconds()).map_err(Error::Identity)
 }
 
 fn policy(

@@ -3,29 +3,30 @@
 //!
 //! | room | what lives there |
 //! |---|---|
-//! | [`state`], [`identity`] | what is kept between two starts: the development identity |
-//! | [`reception`], [`handshake`] | accepting, and the handshakes in progress |
-//! | [`sessions`] | the sessions that run, how they end, the release of each |
+//! | [`state`], [`identity`], [`passwords`] | what is kept between two starts, and who gets in |
+//! | `supervisor`, `sessions`, `subprocess` | the process table: what runs, how it ends, the release of each |
+//! | `handshaker`, [`reception`], [`handshake`] | accepting, and the handshakes in progress |
+//! | `zygote` | forking a process for each session |
+//! | `link`, `telling` | what these processes tell each other |
 //! | [`poller`] | what is waited for |
-//! | here, `run` | the loop |
 //!
-//! One thread, one loop: a handshake waits for its peer without holding up another. A finished one
-//! becomes a context, which is exported at once; the process forked for it imports it, from then
-//! on owns it, and tells this one how it went.
-//!
-//! SECURITY: this process holds the server's private key and reads strangers' handshakes, so taking
-//! it over is taking over the server. It holds no session's keys for longer than it takes to export
-//! them, and sees no session's plaintext. A forked session process gets the key's pages wiped, and
-//! drops everything else of the server before it imports.
+//! The page is `spec/processes.md`. A handshake waits for its peer without holding up another. A
+//! finished one becomes a context, which is exported at once; the process forked for it imports
+//! it, from then on owns it, and tells the supervisor how it went.
 
 pub mod handshake;
+mod handshaker;
+mod link;
 pub mod identity;
 pub mod passwords;
 pub mod poller;
 pub mod reception;
-mod run;
-pub mod sessions;
+mod sessions;
 pub mod state;
+mod subprocess;
+mod supervisor;
+mod telling;
+mod zygote;
 
 use std::fmt;
 use std::io;
@@ -38,14 +39,14 @@ use crate::sys::process::Signal;
 use crate::sys::signal::Watch;
 
 pub use handshake::Policy;
-pub use run::Role;
+pub use supervisor::Role;
 
 /// What a server is to do.
 pub struct Plan {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// Who gets in, and how.
-    pub policy: Policy,
+    /// Reads who gets in, and how. Only the process that needs the private key calls it.
+    pub load: Load,
     /// What sessions run.
     pub kind: Kind,
     /// Hops of each session after the first.
@@ -54,6 +55,10 @@ pub struct Plan {
     pub sessions: usize,
 }
 
+/// Reads who gets in, and how; or why that cannot be read, for people. It is called again when the
+/// process that called it has to be replaced.
+pub type Load = Box<dyn Fn() -> Result<Policy, String>>;
+
 /// Why a server does not start, or stops.
 #[derive(Debug)]
 pub enum Error {
@@ -61,6 +66,8 @@ pub enum Error {
     Listen(SocketAddr, io::Error),
     /// The ledger cannot be made.
     Ledger(ledger::Error),
+    /// The handshaker did not start.
+    Handshaker(String),
     /// The operating system refused something the server cannot do without.
     System(&'static str, io::Error),
 }
@@ -70,6 +77,7 @@ impl fmt::Display for Error {
         match self {
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::Ledger(error) => write!(f, "no ledger: {error}"),
+            Self::Handshaker(text) => f.write_str(text),
             Self::System(what, error) => write!(f, "{what}: {error}"),
         }
     }
@@ -80,7 +88,7 @@ impl std::error::Error for Error {}
 /// A server that listens.
 pub struct Server {
     listener: TcpListener,
-    policy: Policy,
+    load: Load,
     domain: Domain,
     kind: Kind,
     hops: Hops,
@@ -94,10 +102,9 @@ impl Server {
     pub fn open(plan: Plan) -> Result<Self, Error> {
         let Plan {
             listen,
-            policy,
+            load,
             kind,
             hops,
-
             sessions,
         } = plan;
         let refused = |error| Error::Listen(listen, error);
@@ -112,18 +119,50 @@ impl Server {
             .map_err(|error| Error::System("signals", error))?;
         Ok(Self {
             listener,
-            policy,
+            load,
             domain,
             kind,
             hops,
-
             limit: sessions,
             signals,
+        })
+    }
+
+    /// Starts the server's processes, and comes back once connections are accepted; or, in one of
+    /// these processes, when that has done its part.
+    ///
+    /// # Errors
+    /// The system's, and what the handshaker cannot start without.
+    pub fn start(self) -> Result<Started, Error> {
+        Ok(match supervisor::start(self)? {
+            Ok(supervisor) => Started::Serving(Serving(Box::new(supervisor))),
+            Err(role) => Started::Other(role),
         })
     }
 
     /// The address it listens on, with the port that was taken.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+}
+
+/// What this process is when [`Server::start`] comes back.
+pub enum Started {
+    /// The server, whose connections are accepted.
+    Serving(Serving),
+    /// Another process of it.
+    Other(Role),
+}
+
+/// A server that accepts connections.
+pub struct Serving(Box<supervisor::Supervisor>);
+
+impl Serving {
+    /// Serves until a signal stops it. Comes back also in other processes of the server.
+    ///
+    /// # Errors
+    /// The system's, of what the server cannot do without.
+    pub fn run(self) -> Result<Role, Error> {
+        self.0.run()
     }
 }

@@ -8,26 +8,29 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process_group, wait, waitid,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use serde_bytes::ByteBuf;
 
 use crate::exit::SessionIdentifier;
 use crate::ledger::{Cause, Domain};
-use crate::session::Parcel;
 use crate::session::log;
+use crate::session::parcel::Introduction;
 use crate::session::report::{Ending, Next, Report, Reports};
 
 use super::poller::Poller;
+use super::telling::FromHandshaker;
 
 /// Processes that are tried for one session before it is given up.
 const ATTEMPTS: u32 = 3;
 
 /// Every session that runs, under the key its reports have in the poller.
 #[derive(Default)]
-pub struct Sessions {
+pub(super) struct Sessions {
     entries: HashMap<u64, Entry>,
     keys: HashMap<SessionIdentifier, u64>,
     /// Processes that run or ran a session and have not been waited for.
@@ -41,62 +44,109 @@ struct Command {
     group: u32,
 }
 
+/// A connection whose context no process has imported yet.
+pub(super) struct Pending {
+    pub(super) introduction: Introduction,
+    pub(super) parcel: ByteBuf,
+    pub(super) socket: OwnedFd,
+    /// Processes that were tried.
+    attempts: u32,
+}
+
+impl Pending {
+    /// What the handshaker delivers; none when it is no delivery.
+    pub(super) fn delivered(message: FromHandshaker, fds: Vec<OwnedFd>) -> Option<Self> {
+        let FromHandshaker::Delivery {
+            introduction,
+            parcel,
+        } = message
+        else {
+            return None;
+        };
+        let [socket] = <[OwnedFd; 1]>::try_from(fds).ok()?;
+        introduction.is_possible().then_some(Self {
+            introduction,
+            parcel,
+            socket,
+            attempts: 0,
+        })
+    }
+}
+
 struct Entry {
     session: SessionIdentifier,
     remote: SocketAddr,
     reports: Reports,
+    /// The process that was forked for it, once that is known.
+    first: First,
     /// The process that runs it, as far as is known.
     process: u32,
-    /// The first of its processes, and so the number of their group.
-    group: u32,
     /// The connection, until a process has imported it.
-    parcel: Option<Parcel>,
-    /// Processes that were tried.
-    attempts: u32,
+    pending: Option<Pending>,
     /// No process holds the other end of the reports.
     gone: bool,
     ending: Option<Ending>,
-    died: Option<WaitStatus>,
+    died: Option<ExitStatus>,
     released: Option<Cause>,
     told: bool,
 }
 
+/// The first process of a session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// The zygote has been told to fork it.
+    Ordered,
+    /// The zygote has forked it, and waits for it.
+    Forked(u32),
+    /// The zygote has ended before it told: if there is such a process, it is this one's child now.
+    Orphaned(Option<u32>),
+    /// It was waited for.
+    Ended(u32),
+}
+
+impl First {
+    /// Its number, which is the session's process group's; 0 when it is not known.
+    fn process(self) -> u32 {
+        match self {
+            Self::Forked(process) | Self::Ended(process) | Self::Orphaned(Some(process)) => process,
+            Self::Ordered | Self::Orphaned(None) => 0,
+        }
+    }
+}
+
 impl Sessions {
     /// How many run.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Whether none runs.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// Whether `key` is a session's.
-    pub fn has(&self, key: u64) -> bool {
+    pub(super) fn has(&self, key: u64) -> bool {
         self.entries.contains_key(&key)
     }
 
-    /// A process was forked to run the session of `parcel`, for the `attempts`th time.
-    pub fn started(
-        &mut self,
-        key: u64,
-        process: u32,
-        parcel: Parcel,
-        attempts: u32,
-        reports: Reports,
-    ) {
-        let session = parcel.about.session;
-        self.processes.insert(process, key);
+    /// Whether a session of that identifier runs: an identifier is given once.
+    pub(super) fn is_running(&self, pending: &Pending) -> bool {
+        self.keys.contains_key(&pending.introduction.session())
+    }
+
+    /// The zygote was told to fork a process for `pending`.
+    pub(super) fn ordered(&mut self, key: u64, mut pending: Pending, reports: Reports) {
+        let session = pending.introduction.session();
+        pending.attempts += 1;
         self.keys.insert(session, key);
         let entry = Entry {
             session,
-            remote: parcel.about.remote,
+            remote: pending.introduction.remote,
             reports,
-            process,
-            group: process,
-            parcel: Some(parcel),
-            attempts,
+            first: First::Ordered,
+            process: 0,
+            pending: Some(pending),
             gone: false,
             ending: None,
             died: None,
@@ -106,8 +156,89 @@ impl Sessions {
         self.entries.insert(key, entry);
     }
 
+    /// The zygote has forked `process` for a session.
+    pub(super) fn started(&mut self, session: SessionIdentifier, process: u32) {
+        let Some(key) = self.keys.get(&session) else {
+            return;
+        };
+        if let Some(entry) = self.entries.get_mut(key)
+            && entry.first == First::Ordered
+        {
+            entry.first = First::Forked(process);
+            if entry.process == 0 {
+                entry.process = process;
+            }
+            self.processes.insert(process, *key);
+        }
+    }
+
+    /// The zygote could not fork: the session is to be tried again.
+    pub(super) fn not_started(
+        &mut self,
+        session: SessionIdentifier,
+        poller: &Poller,
+    ) -> Option<Pending> {
+        let key = *self.keys.get(&session)?;
+        if self.entries.get(&key)?.first != First::Ordered {
+            return None;
+        }
+        self.keys.remove(&session);
+        let entry = self.entries.remove(&key)?;
+        if !entry.gone {
+            poller.remove(&entry.reports);
+        }
+        let mut pending = entry.pending?;
+        pending.attempts -= 1;
+        Some(pending)
+    }
+
+    /// The zygote has ended: its children are this process's now.
+    pub(super) fn zygote_ended(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.first = match entry.first {
+                First::Ordered => First::Orphaned(None),
+                First::Forked(process) => First::Orphaned(Some(process)),
+                first => first,
+            };
+        }
+    }
+
+    /// `process` has ended and was waited for, here or by the zygote.
+    pub(super) fn ended(
+        &mut self,
+        process: u32,
+        status: ExitStatus,
+        domain: &Domain,
+        poller: &Poller,
+    ) {
+        // Its place among the ledger's processes, and what it still ran.
+        if let Err(error) = domain.ledger().reap(process) {
+            log::line(format_args!("process {process}: {error}"));
+        }
+        if let Some(command) = self.commands.remove(&process) {
+            let session = command.session;
+            log::line(format_args!(
+                "session {session}: command {process} {}",
+                Died(status)
+            ));
+        }
+        let Some(key) = self.processes.remove(&process) else {
+            return;
+        };
+        // What it had to say was said before it ended.
+        self.read(key, poller);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            if entry.process == process {
+                entry.died = Some(status);
+            }
+            if entry.first.process() == process {
+                entry.first = First::Ended(process);
+            }
+        }
+    }
+
     /// Reads the reports of the session under `key`.
-    pub fn read(&mut self, key: u64, poller: &Poller) {
+    pub(super) fn read(&mut self, key: u64, poller: &Poller) {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
@@ -116,16 +247,10 @@ impl Sessions {
             match entry.reports.next() {
                 Next::Report(Report::Running { process, .. }) => {
                     entry.process = process;
-                    self.processes.insert(process, key);
-                    if let Some(parcel) = entry.parcel.take() {
-                        let about = &parcel.about;
-                        log::line(format_args!(
-                            "session {session} from {}: {}, {} framing, user {}; process {process} runs it",
-                            about.remote,
-                            about.cipher,
-                            about.framing,
-                            log::Escaped(about.user.as_deref().unwrap_or("none").as_bytes()),
-                        ));
+                    // The first is entered by whoever waits for it.
+                    match entry.pending.take() {
+                        Some(pending) => pending.introduction.log_started(process),
+                        None => drop(self.processes.insert(process, key)),
                     }
                 }
                 Next::Report(Report::Command { process }) => {
@@ -133,7 +258,7 @@ impl Sessions {
                         process,
                         Command {
                             session,
-                            group: entry.group,
+                            group: entry.first.process(),
                         },
                     );
                 }
@@ -149,16 +274,14 @@ impl Sessions {
         }
     }
 
-    /// Waits for the processes that have ended, delivers the releases that are due, and takes out
-    /// the sessions that are over. Those whose process died before it had imported the context
-    /// come back, with the number of attempts they had.
-    pub fn settle(&mut self, domain: &Domain) -> Vec<(Parcel, u32)> {
-        self.reap(domain);
+    /// Delivers the releases that are due, and takes out the sessions that are over. Those whose
+    /// process died before it had imported the context come back.
+    pub(super) fn settle(&mut self, domain: &Domain) -> Vec<Pending> {
         self.collect(domain);
         let over: Vec<u64> = self
             .entries
             .iter()
-            .filter(|(_, entry)| entry.gone && is_reaped(entry.process))
+            .filter(|(_, entry)| entry.is_over())
             .map(|(key, _)| *key)
             .collect();
         let mut again = Vec::new();
@@ -166,9 +289,9 @@ impl Sessions {
             let Some(entry) = self.entries.get_mut(&key) else {
                 continue;
             };
-            match entry.parcel.take() {
-                Some(parcel) if entry.released.is_none() && entry.attempts < ATTEMPTS => {
-                    again.push((parcel, entry.attempts));
+            match entry.pending.take() {
+                Some(pending) if entry.released.is_none() && pending.attempts < ATTEMPTS => {
+                    again.push(pending);
                     entry.told = true;
                 }
                 _ => {
@@ -191,30 +314,6 @@ impl Sessions {
             }
         }
         again
-    }
-
-    fn reap(&mut self, domain: &Domain) {
-        while let Ok(Some((pid, status))) = rustix::io::retry_on_intr(|| wait(WaitOptions::NOHANG))
-        {
-            let process = pid.as_raw_pid().unsigned_abs();
-            // Its place among the ledger's processes, and what it still ran.
-            if let Err(error) = domain.ledger().reap(process) {
-                log::line(format_args!("process {process}: {error}"));
-            }
-            if let Some(command) = self.commands.remove(&process) {
-                let session = command.session;
-                log::line(format_args!(
-                    "session {session}: command {process} {}",
-                    Died(status)
-                ));
-            }
-            let key = self.processes.remove(&process);
-            if let Some(entry) = key.and_then(|key| self.entries.get_mut(&key))
-                && entry.process == process
-            {
-                entry.died = Some(status);
-            }
-        }
     }
 
     /// Delivers every release that is due: here, to the log.
@@ -243,8 +342,8 @@ impl Sessions {
     }
 
     /// Sends `signal` to every process of every session, and to the commands that are left.
-    pub fn kill(&self, signal: Signal) {
-        let groups = self.entries.values().map(|entry| entry.group);
+    pub(super) fn kill(&self, signal: Signal) {
+        let groups = self.entries.values().map(|entry| entry.first.process());
         for group in groups.chain(self.commands.values().map(|command| command.group)) {
             // One that has just ended is no error.
             let _ = i32::try_from(group)
@@ -265,6 +364,19 @@ fn is_reaped(process: u32) -> bool {
 }
 
 impl Entry {
+    /// Whether no process of it is left.
+    fn is_over(&self) -> bool {
+        let first_is_over = match self.first {
+            First::Ended(_) | First::Orphaned(None) => true,
+            First::Orphaned(Some(process)) => is_reaped(process),
+            First::Ordered | First::Forked(_) => false,
+        };
+        let first = self.first.process();
+        self.gone
+            && first_is_over
+            && (self.process == first || self.process == 0 || is_reaped(self.process))
+    }
+
     /// The session's last line, once.
     fn tell(&mut self) {
         if std::mem::replace(&mut self.told, true) {
@@ -314,11 +426,11 @@ fn cause(cause: Cause) -> &'static str {
 }
 
 /// How a process ended, for people.
-struct Died(WaitStatus);
+struct Died(ExitStatus);
 
 impl fmt::Display for Died {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.exit_status(), self.0.terminating_signal()) {
+        match (self.0.code(), self.0.signal()) {
             (Some(code), _) => write!(f, "ended with status {code}"),
             (None, Some(signal)) => write!(f, "was killed by signal {signal}"),
             (None, None) => f.write_str("ended"),

@@ -73,13 +73,10 @@ impl About {
                 "user",
                 self.user.clone().unwrap_or_else(|| "none".to_owned()),
             ),
-            (
-                "handshake",
-                format!("process {} (parent)", self.handshake_process),
-            ),
+            ("handshake", format!("process {}", self.handshake_process)),
         ];
         if let [before @ .., last] = self.processes.as_slice() {
-            lines.push(("served by", format!("process {last} (child)")));
+            lines.push(("served by", format!("process {last}")));
             if !before.is_empty() {
                 let list: Vec<_> = before.iter().map(u32::to_string).collect();
                 lines.push(("after", format!("processes {}", list.join(" "))));

@@ -166,19 +166,35 @@ pub struct Rest {
     closed: bool,
 }
 
-impl Messages {
-    /// `input` is what came behind the last token of the establishment.
-    pub fn new(context: Context<Message>, input: Vec<u8>) -> Self {
-        let tokens = Tokens::new(MOST_TOKEN);
-        let rest = Rest {
-            tokens,
+impl Rest {
+    /// Of a stream of which nothing was looked at: `input` is all that has come of it.
+    pub(super) fn of(input: Vec<u8>) -> Self {
+        Self {
+            tokens: Tokens::new(MOST_TOKEN),
             input,
             looked: 0,
             opened: Vec::new(),
             read: 0,
             ended: false,
             closed: false,
-        };
+        }
+    }
+
+    /// All that has come of the stream; none once some of it was looked at.
+    pub(super) fn untouched(&self) -> Option<&[u8]> {
+        let untouched = !self.tokens.is_partial()
+            && self.looked == 0
+            && self.opened.is_empty()
+            && !self.ended
+            && !self.closed;
+        untouched.then_some(&self.input)
+    }
+}
+
+impl Messages {
+    /// `input` is what came behind the last token of the establishment.
+    pub fn new(context: Context<Message>, input: Vec<u8>) -> Self {
+        let rest = Rest::of(input);
         Self { context, rest }
     }
 

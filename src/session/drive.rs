@@ -7,7 +7,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -147,10 +147,11 @@ impl Stage {
         }
     }
 
-    /// Runs until the session is over or is to be moved.
-    pub fn run<C: Channel>(&mut self, channel: &mut C) -> Turn {
+    /// Runs until the session is over or is to be moved. Of a server's session, `server` is a socket
+    /// whose other end the server has: when that is gone, the session ends.
+    pub fn run<C: Channel>(&mut self, channel: &mut C, server: Option<BorrowedFd<'_>>) -> Turn {
         loop {
-            let turn = match self.step(channel) {
+            let turn = match self.step(channel, server) {
                 Ok(turn) => turn,
                 Err(reason) => {
                     // The alert that tells the peer why.
@@ -165,7 +166,11 @@ impl Stage {
     }
 
     /// Moves all that can be moved; waits only when that was nothing.
-    fn step<C: Channel>(&mut self, channel: &mut C) -> Result<Option<Turn>, Reason> {
+    fn step<C: Channel>(
+        &mut self,
+        channel: &mut C,
+        server: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<Turn>, Reason> {
         let before = self.progress();
         self.open(channel)?;
         if self.flow.peer_ended && self.hops.left > 0 {
@@ -184,7 +189,7 @@ impl Stage {
             _ if self.progress() != before => return Ok(None),
             _ => {}
         }
-        match self.wait()? {
+        match self.wait(server)? {
             Waited::Quiet => return Ok(Some(Turn::Hop)),
             Waited::Idle => return Err(Reason::Idle),
             Waited::Ready(events) => self.take(channel, events)?,
@@ -263,11 +268,13 @@ impl Stage {
         Ok(())
     }
 
-    fn wait(&self) -> Result<Waited, Reason> {
+    fn wait(&self, server: Option<BorrowedFd<'_>>) -> Result<Waited, Reason> {
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::IN, self.hungry && !self.flow.peer_ended);
         wanted.set(PollFlags::OUT, !self.unsent.is_empty());
         let mut fds = vec![PollFd::from_borrowed_fd(self.socket.as_fd(), wanted)];
+        // Nothing is wanted of it; that its other end is gone is told all the same.
+        fds.extend(server.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::empty())));
         let own = self.job.interest(&self.flow);
         fds.extend(
             own.iter()
@@ -283,6 +290,8 @@ impl Stage {
         match rustix::io::retry_on_intr(|| poll(&mut fds, patience.map(timespec).as_ref())) {
             Ok(0) if hop_due => Ok(Waited::Quiet),
             Ok(0) => Ok(Waited::Idle),
+            //= spec/processes.md#end
+            Ok(_) if server.is_some() && !fds[1].revents().is_empty() => Err(Reason::ServerGone),
             Ok(_) => Ok(Waited::Ready(fds[0].revents())),
             Err(error) => Err(Reason::System(error.raw_os_error())),
         }

@@ -9,6 +9,7 @@
 //! | [`channel`] | a context as a stream of plaintext, in both framings |
 //! | [`flow`], [`job`], [`page`], [`relay`] | what runs on the plaintext |
 //! | [`drive`] | the loop |
+//! | [`parcel`] | a session on its way to its first process |
 //! | [`hop`] | from one process to the next |
 //! | [`report`], [`log`], [`about`] | what is told of a session |
 //!
@@ -25,42 +26,22 @@ pub mod hop;
 pub mod job;
 pub mod log;
 pub mod page;
+pub mod parcel;
 pub mod relay;
 pub mod report;
 
-use std::net::TcpStream;
 use std::os::fd::AsFd;
 
 use crate::context::Context;
 use crate::ledger::Domain;
 use crate::record::Record;
 
-use about::About;
 use channel::{Channel, Messages};
 use drive::{Hops, Stage, Turn};
 use hop::After;
 use job::{Job, Kind};
+use parcel::{Parcel, Sealed};
 use report::{Ending, Reason, Report, Reporter};
-
-/// A context in transit to its session, in either framing.
-pub enum Sealed {
-    /// TLS records.
-    Record(<Context<Record> as Channel>::Sealed),
-    /// Message tokens.
-    Message(<Messages as Channel>::Sealed),
-}
-
-/// A connection whose handshake is done, on its way to the process that will run it.
-pub struct Parcel {
-    /// The context.
-    pub sealed: Sealed,
-    /// The connection; it does not block.
-    pub socket: TcpStream,
-    /// What is known of it.
-    pub about: About,
-    /// What the handshake has not sent yet.
-    pub unsent: Vec<u8>,
-}
 
 /// What a process needs to run a session.
 pub struct Start {
@@ -156,7 +137,7 @@ impl Here {
 
     fn serve<C: Channel>(mut self, mut channel: C) {
         loop {
-            match self.stage.run(&mut channel) {
+            match self.stage.run(&mut channel, Some(self.reporter.as_fd())) {
                 Turn::Over(reason) => return self.end(Some(channel), reason),
                 Turn::Hop => match hop::hop(channel, &mut self.stage, &self.domain, &self.reporter)
                 {

@@ -55,6 +55,8 @@ pub enum Reason {
     Refused(u32),
     /// The successor of a hop had taken the context over and died.
     SuccessorDied,
+    /// The server is gone.
+    ServerGone,
     /// The operating system refused; the error number, 0 when there is none.
     System(i32),
 }
@@ -75,6 +77,7 @@ impl fmt::Display for Reason {
                     None => write!(f, "minor status {code}"),
                 }
             }
+            Self::ServerGone => f.write_str("the server is gone"),
             Self::SuccessorDied => f.write_str("the process it was moved to died"),
             Self::System(code) => io::Error::from_raw_os_error(*code).fmt(f),
         }
@@ -95,6 +98,26 @@ pub fn channel() -> io::Result<(Reporter, Reports)> {
     let (near, far) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     Ok((Reporter(near), Reports(far)))
+}
+
+impl From<OwnedFd> for Reporter {
+    /// The end that another process made.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<Reporter> for OwnedFd {
+    /// To be given to another process.
+    fn from(reporter: Reporter) -> Self {
+        reporter.0
+    }
+}
+
+impl AsFd for Reporter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 impl Reporter {

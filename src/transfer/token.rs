@@ -16,6 +16,15 @@ impl Token {
         Self(bytes)
     }
 
+    /// A token that was passed on. Whether it is one, only its import tells.
+    ///
+    /// # Errors
+    /// DEFECTIVE_TOKEN when it does not begin as a token does, or has a size that none has.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, Status> {
+        PublicHeader::read(&bytes)?;
+        Ok(Self(bytes))
+    }
+
     /// The bytes, to be passed on.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

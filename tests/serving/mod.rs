@@ -252,6 +252,13 @@ impl Serving {
         connect
     }
 
+    /// The processes that run sessions: each session has a process group of its own.
+    pub fn sessions(&self) -> Vec<u32> {
+        let server = self.process();
+        let own = group(server);
+        living(|parent, group| own.contains(&parent) && group != server)
+    }
+
     pub fn signal(&self, signal: Signal) {
         signal_to(self.process(), signal);
     }

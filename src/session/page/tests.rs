@@ -46,7 +46,7 @@ fn the_page_tells_the_processes_and_the_session() {
     insta::assert_snapshot!(answer.replace('\r', ""), @r"
     HTTP/1.1 200 OK
     Content-Type: text/plain; charset=utf-8
-    Content-Length: 349
+    Content-Length: 332
     Cache-Control: no-store
     X-Content-Type-Options: nosniff
 
@@ -58,8 +58,8 @@ fn the_page_tells_the_processes_and_the_session() {
     resumed      no
     peer         192.0.2.1:1234
     user         <b>
-    handshake    process 10 (parent)
-    served by    process 13 (child)
+    handshake    process 10
+    served by    process 13
     after        processes 11 12
     hops         3
     ");

@@ -1,0 +1,247 @@
+//! The handshaker: accepts, makes the handshakes, and delivers each live connection.
+//!
+//! SECURITY: the one process with the server's private key, and the one that reads what
+//! unauthenticated strangers send. A context stays in it for no longer than it takes to export.
+//! Taken over, it can make contexts in anybody's name; it has no running session's keys.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use serde_bytes::ByteBuf;
+
+use crate::ledger::Domain;
+use crate::session::about::About;
+use crate::session::channel::Channel;
+use crate::session::log;
+use crate::session::parcel::{Introduction, Parcel, Sealed};
+use crate::sys::process;
+use crate::transfer::{Export, Importer};
+
+use super::handshake::{Live, Policy};
+use super::link::{Broken, Link};
+use super::poller::{Keys, Poller};
+use super::reception::{Established, Reception};
+use super::telling::{FromHandshaker, ToHandshaker};
+
+/// How long a session's process has to import its context.
+const IMPORT_LIMIT: Duration = Duration::from_secs(30);
+
+/// What the handshaker starts from.
+pub(super) struct Handshaker {
+    pub(super) listener: TcpListener,
+    pub(super) domain: Domain,
+    pub(super) link: Link,
+}
+
+struct Running {
+    poller: Poller,
+    keys: Keys,
+    listener: u64,
+    reception: Reception,
+    link: Link,
+    link_key: u64,
+    accepting: bool,
+    domain: Domain,
+}
+
+impl Handshaker {
+    //= spec/processes.md#handshaker
+    /// Runs until the supervisor stops it, or is gone. `load` reads who gets in, and how.
+    pub(super) fn run(mut self, load: impl FnOnce() -> Result<Policy, String>) {
+        let policy = match load() {
+            Ok(policy) => policy,
+            Err(text) => {
+                // A supervisor that is gone needs no reason.
+                let _ = self.link.send(&FromHandshaker::Failed { text }, Vec::new());
+                return;
+            }
+        };
+        let ended = Running::new(self, policy).and_then(Running::run);
+        if let Err(error) = ended {
+            log::line(format_args!("handshaker: {error}"));
+        }
+    }
+}
+
+impl Running {
+    fn new(start: Handshaker, policy: Policy) -> Result<Self, Broken> {
+        let Handshaker {
+            listener,
+            domain,
+            mut link,
+        } = start;
+        let poller = Poller::new().map_err(Broken::System)?;
+        let mut keys = Keys::default();
+        let (key, link_key) = (keys.draw(), keys.draw());
+        let reception = Reception::new(listener, policy, key, &poller).map_err(Broken::System)?;
+        link.send(&FromHandshaker::Ready, Vec::new())?;
+        link.watch(link_key, &poller).map_err(Broken::System)?;
+        Ok(Self {
+            poller,
+            keys,
+            listener: key,
+            reception,
+            link,
+            link_key,
+            accepting: true,
+            domain,
+        })
+    }
+
+    //= spec/processes.md#end
+    fn run(mut self) -> Result<(), Broken> {
+        loop {
+            let due = self.reception.next_due();
+            let limit = due.map(|due| due.saturating_duration_since(Instant::now()));
+            let ready = self.poller.wait(limit).map_err(Broken::System)?;
+            let mut accept = false;
+            for &(key, _) in &ready {
+                if key == self.listener {
+                    accept = true;
+                } else if key == self.link_key {
+                    match self.obey() {
+                        Ok(true) => {}
+                        Ok(false) | Err(Broken::Gone) => return Ok(()),
+                        Err(error) => return Err(error),
+                    }
+                } else {
+                    self.advance(key)?;
+                }
+            }
+            self.reception.expire(&self.poller);
+            self.reception.resume(&self.poller);
+            if accept {
+                self.accept()?;
+            }
+            self.link
+                .watch_again(self.link_key, &self.poller)
+                .map_err(Broken::System)?;
+        }
+    }
+
+    fn accept(&mut self) -> Result<(), Broken> {
+        // What the supervisor does not take, and what it has no room for, waits in the kernel.
+        let room = match self.accepting && !self.link.is_full() {
+            true => usize::MAX,
+            false => 0,
+        };
+        for key in self.reception.accept(room, &self.poller, &mut self.keys) {
+            self.advance(key)?;
+        }
+        Ok(())
+    }
+
+    /// Does what the supervisor says; false when that is to end.
+    fn obey(&mut self) -> Result<bool, Broken> {
+        self.link.flush()?;
+        while let Some((order, _)) = self.link.receive::<ToHandshaker>()? {
+            match order {
+                ToHandshaker::Accept { yes } => self.accepting = yes,
+                ToHandshaker::Stop => {
+                    self.reception.close(&self.poller);
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn advance(&mut self, key: u64) -> Result<(), Broken> {
+        let established = self.reception.advance(key, &self.domain, &self.poller);
+        let Some(Established {
+            live,
+            socket,
+            remote,
+            unsent,
+        }) = established
+        else {
+            return Ok(());
+        };
+        let connection = Connection {
+            socket,
+            remote,
+            unsent,
+        };
+        let parcel = match *live {
+            Live::Record(context) => connection.pack(context, Sealed::Record),
+            Live::Message(messages) => connection.pack(messages, Sealed::Message),
+        };
+        match parcel {
+            Some((introduction, parcel)) => self.deliver(introduction, parcel),
+            None => Ok(()),
+        }
+    }
+
+    fn deliver(&mut self, introduction: Introduction, parcel: Parcel) -> Result<(), Broken> {
+        let Some(bytes) = parcel.to_bytes() else {
+            let session = introduction.session();
+            log::line(format_args!("session {session} is not deliverable"));
+            return Ok(());
+        };
+        let delivery = FromHandshaker::Delivery {
+            introduction,
+            parcel: ByteBuf::from(bytes),
+        };
+        self.link.send(&delivery, vec![parcel.socket.into()])
+    }
+}
+
+/// A connection whose context is elsewhere.
+struct Connection {
+    socket: TcpStream,
+    remote: SocketAddr,
+    unsent: Vec<u8>,
+}
+
+impl Connection {
+    /// Exports a context that has just been established, for the process that will run it.
+    fn pack<C: Channel>(
+        self,
+        channel: C,
+        sealed: impl FnOnce(C::Sealed) -> Sealed,
+    ) -> Option<(Introduction, Parcel)> {
+        let (session, remote) = (channel.session(), self.remote);
+        match self.try_pack(channel, sealed) {
+            Ok(packed) => Some(packed),
+            Err(error) => {
+                log::line(format_args!(
+                    "session {session} from {remote} not exported: {error}"
+                ));
+                None
+            }
+        }
+    }
+
+    fn try_pack<C: Channel>(
+        self,
+        channel: C,
+        sealed: impl FnOnce(C::Sealed) -> Sealed,
+    ) -> Result<(Introduction, Parcel), String> {
+        let Self {
+            socket,
+            remote,
+            unsent,
+        } = self;
+        let local = socket
+            .local_addr()
+            .map_err(|error: io::Error| error.to_string())?;
+        let about = About::new(&channel, remote, local);
+        let introduction = Introduction::new(&about, channel.facts().suite);
+        let how = Export::default()
+            .to(Importer::ProcessGroup(process::process_group()))
+            .within(IMPORT_LIMIT)
+            .tied_to(socket.as_fd())
+            .map_err(|status| status.to_string())?;
+        let exported = channel.export(&how);
+        let exported = exported.map_err(|(_, status)| status.to_string())?;
+        let parcel = Parcel {
+            sealed: sealed(exported),
+            socket,
+            about,
+            unsent,
+        };
+        Ok((introduction, parcel))
+    }
+}

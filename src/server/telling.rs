@@ -1,0 +1,79 @@
+//! What the server's processes tell each other (`spec/processes.md`).
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::session::parcel::Introduction;
+
+/// From the handshaker.
+//= spec/processes.md#from-handshaker
+#[derive(Serialize, Deserialize)]
+pub(super) enum FromHandshaker {
+    /// Credentials are read and connections accepted.
+    Ready,
+    /// It cannot start.
+    Failed {
+        /// Why, for people.
+        text: String,
+    },
+    /// An established context; with its connection.
+    Delivery {
+        /// What is told of it.
+        introduction: Introduction,
+        /// A [`crate::session::parcel::Parcel`].
+        parcel: ByteBuf,
+    },
+}
+
+/// To the handshaker.
+//= spec/processes.md#to-handshaker
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum ToHandshaker {
+    /// Whether connections are accepted.
+    Accept {
+        /// They are.
+        yes: bool,
+    },
+    /// Accept nothing more, drop the handshakes, end.
+    Stop,
+}
+
+/// To the zygote.
+//= spec/processes.md#to-zygote
+#[derive(Serialize, Deserialize)]
+pub(super) enum ToZygote {
+    /// Start a session; with its connection and its end of the reports.
+    Start {
+        /// What is told of it.
+        introduction: Introduction,
+        /// A [`crate::session::parcel::Parcel`].
+        parcel: ByteBuf,
+    },
+}
+
+/// From the zygote.
+//= spec/processes.md#from-zygote
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum FromZygote {
+    /// A process runs it, or has ended already.
+    Started {
+        /// The session.
+        session: [u8; 16],
+        /// The process.
+        process: u32,
+    },
+    /// There was no process to be had.
+    NotStarted {
+        /// The session.
+        session: [u8; 16],
+        /// The system's error number.
+        error: i32,
+    },
+    /// A process it had started has ended and was waited for.
+    Ended {
+        /// The process.
+        process: u32,
+        /// As `waitpid` tells it.
+        status: i32,
+    },
+}

@@ -1,0 +1,150 @@
+//! The zygote: forks session processes, and waits for those it forked.
+//!
+//! SECURITY: one thread, no key, no peer. It holds what a session needs for as long as a fork
+//! takes; what it forks has nothing of other sessions. Taken over, it can start sessions with
+//! what it is given, and nothing else.
+
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+
+use rustix::event::epoll::EventFlags;
+use rustix::process::{Signal, WaitOptions, wait};
+
+use crate::ledger::Domain;
+use crate::session::Start;
+use crate::session::drive::Hops;
+use crate::session::job::Kind;
+use crate::session::log;
+use crate::session::parcel::{Introduction, Parcel};
+use crate::session::report::Reporter;
+use crate::sys::process::{Fork, fork};
+use crate::sys::signal::Watch;
+
+use super::link::{Broken, Link};
+use super::poller::Poller;
+use super::telling::{FromZygote, ToZygote};
+
+//= spec/processes.md#zygote
+/// What the zygote starts from, and gives to each session.
+pub(super) struct Zygote {
+    pub(super) link: Link,
+    pub(super) signals: Watch,
+    pub(super) kind: Kind,
+    pub(super) hops: Hops,
+    pub(super) domain: Domain,
+}
+
+const LINK: u64 = 0;
+const SIGNALS: u64 = 1;
+
+impl Zygote {
+    /// Runs until the supervisor is gone. Comes back with a session in every process that is
+    /// forked for one.
+    //= spec/processes.md#end
+    pub(super) fn run(mut self) -> Option<Box<Start>> {
+        match self.obey_all() {
+            Ok(start) => Some(start),
+            Err(Broken::Gone) => None,
+            Err(error) => {
+                log::line(format_args!("zygote: {error}"));
+                None
+            }
+        }
+    }
+
+    fn obey_all(&mut self) -> Result<Box<Start>, Broken> {
+        let poller = Poller::new().map_err(Broken::System)?;
+        self.link.watch(LINK, &poller).map_err(Broken::System)?;
+        poller
+            .add(&self.signals, SIGNALS, EventFlags::IN)
+            .map_err(Broken::System)?;
+        loop {
+            for (key, _) in poller.wait(None).map_err(Broken::System)? {
+                match key {
+                    LINK => {
+                        self.link.flush()?;
+                        while let Some((order, fds)) = self.link.receive::<ToZygote>()? {
+                            if let Some(start) = self.obey(order, fds)? {
+                                return Ok(start);
+                            }
+                        }
+                    }
+                    _ => self.wait_for_ended()?,
+                }
+            }
+            self.link
+                .watch_again(LINK, &poller)
+                .map_err(Broken::System)?;
+        }
+    }
+
+    /// Forks; in the new process, answers what it is to run.
+    fn obey(&mut self, order: ToZygote, fds: Vec<OwnedFd>) -> Result<Option<Box<Start>>, Broken> {
+        let ToZygote::Start {
+            introduction,
+            parcel,
+        } = order;
+        let Ok([socket, reporter]) = <[OwnedFd; 2]>::try_from(fds) else {
+            return Err(Broken::Garbage);
+        };
+        let session = *introduction.session().as_bytes();
+        match fork() {
+            Ok(Fork::Child) => {
+                Ok(self.start(&introduction, &parcel, TcpStream::from(socket), reporter))
+            }
+            Ok(Fork::Parent(child)) => {
+                let process = child.pid();
+                self.tell(FromZygote::Started { session, process })
+            }
+            Err(error) => {
+                let error = error.raw_os_error().unwrap_or(0);
+                self.tell(FromZygote::NotStarted { session, error })
+            }
+        }
+    }
+
+    //= spec/processes.md#session
+    /// What the process that was just forked is to run. It ends when there is nothing: the
+    /// supervisor sees that no process is left, and has the token still.
+    fn start(
+        &self,
+        introduction: &Introduction,
+        parcel: &[u8],
+        socket: TcpStream,
+        reporter: OwnedFd,
+    ) -> Option<Box<Start>> {
+        let Some(parcel) = Parcel::from_bytes(introduction, parcel, socket) else {
+            crate::sys::process::exit_now(1);
+        };
+        Some(Box::new(Start {
+            parcel,
+            kind: self.kind.clone(),
+            hops: self.hops,
+            domain: self.domain.clone(),
+            reporter: Reporter::from(reporter),
+        }))
+    }
+
+    fn tell<T>(&mut self, message: FromZygote) -> Result<Option<T>, Broken> {
+        self.link.send(&message, Vec::new())?;
+        Ok(None)
+    }
+
+    fn wait_for_ended(&mut self) -> Result<(), Broken> {
+        while let Ok(Some(signal)) = self.signals.next() {
+            // Signals to stop are for the supervisor, which ends this process by going.
+            if signal != Signal::CHILD {
+                continue;
+            }
+            let next = || rustix::io::retry_on_intr(|| wait(WaitOptions::NOHANG));
+            while let Ok(Some((pid, status))) = next() {
+                let ended = FromZygote::Ended {
+                    process: pid.as_raw_pid().unsigned_abs(),
+                    status: status.as_raw(),
+                };
+                self.link.send(&ended, Vec::new())?;
+            }
+        }
+        Ok(())
+    }
+}
