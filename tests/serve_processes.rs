@@ -266,3 +266,48 @@ fn a_stop_ends_every_process() {
     wait_for_end(own.zygote);
     wait_for_end(serving.process());
 }
+
+/// The secrets of a session, which its client knows too, and the keys that come of them, are in no
+/// line of the log, however it is written down.
+//= proves spec/processes.md#session C5
+#[test]
+fn no_key_of_a_session_is_in_the_log() {
+    let serving = Serving::start_with(&["--http", "--hops", "3"], |command| {
+        command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "1");
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    let Some(openssl) = serving.openssl(&["-quiet", "-keylogfile", file.to_str().unwrap()]) else {
+        return;
+    };
+    let (page, errors, _) = run(openssl, b"GET / HTTP/1.0\r\n\r\n");
+    assert!(page.contains("served by"), "{errors}");
+    serving.log.wait_for("4 hops; released: ");
+    let (_, log) = serving.stop();
+    let log = log.join("\n").to_lowercase();
+    assert!(log.contains("aes_256_gcm"), "{log}");
+    let mut seen = 0;
+    for line in fs::read_to_string(file)
+        .unwrap()
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+    {
+        let mut words = line.split(' ').skip(2);
+        let Some(hex) = words.next() else { continue };
+        let secret: Vec<u8> = (0..hex.len() / 2)
+            .map(|at| u8::from_str_radix(&hex[2 * at..][..2], 16).unwrap())
+            .collect();
+        let (mut key, mut iv) = ([0; 32], [0; 12]);
+        let suite = baton::crypto::Suite::from_code(0x1302).unwrap();
+        baton::crypto::traffic_key(suite, &secret, &mut key, &mut iv);
+        for bytes in [&secret[..16], &key[..16]] {
+            let decimal = format!("{bytes:?}");
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            for form in [&decimal[1..decimal.len() - 1], &hex] {
+                assert!(!log.contains(form), "{line}");
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 8, "secrets were looked for");
+}
