@@ -19,6 +19,9 @@ impl Drop for Other {
     }
 }
 
+/// The command of a server on a port, with a folder for what it needs.
+type Start<'a> = &'a dyn Fn(u16, &Path) -> Command;
+
 /// Starts those that there are, with the certificate and key of `identity`.
 pub(super) fn start(identity: &Path) -> Vec<Other> {
     let files = ["server.pem", "server-key.pem"].map(|name| identity.join(name));
@@ -41,15 +44,14 @@ pub(super) fn start(identity: &Path) -> Vec<Other> {
         stunnel.arg(file);
         stunnel
     };
-    let both: [(&'static str, &dyn Fn(u16, &Path) -> Command); 2] =
-        [("socat", &socat), ("stunnel", &stunnel)];
+    let both: [(_, Start<'_>); 2] = [("socat", &socat), ("stunnel", &stunnel)];
     both.into_iter()
         .filter_map(|(name, command)| Other::start(name, command))
         .collect()
 }
 
 impl Other {
-    fn start(name: &'static str, command: &dyn Fn(u16, &Path) -> Command) -> Option<Self> {
+    fn start(name: &'static str, command: Start<'_>) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         // Neither tells which port it took: one that was just free is.
         let address = TcpListener::bind("127.0.0.1:0").unwrap();

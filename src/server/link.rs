@@ -101,6 +101,18 @@ impl Link {
         Ok(true)
     }
 
+    /// Closes this end in a forked process, and leaves its memory as it is: wiping a copy would
+    /// first make one.
+    pub(super) fn abandon(self) {
+        let Self {
+            socket,
+            waiting,
+            buffer,
+        } = self;
+        drop(socket);
+        std::mem::forget((waiting, buffer));
+    }
+
     /// Whether messages wait for room.
     pub(super) fn is_full(&self) -> bool {
         !self.waiting.is_empty()

@@ -43,7 +43,10 @@ impl Zygote {
     //= spec/processes.md#end
     pub(super) fn run(mut self) -> Option<Box<Start>> {
         match self.obey_all() {
-            Ok(start) => Some(start),
+            Ok(start) => {
+                self.link.abandon();
+                Some(start)
+            }
             Err(Broken::Gone) => None,
             Err(error) => {
                 log::line(format_args!("zygote: {error}"));

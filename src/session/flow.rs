@@ -1,25 +1,21 @@
 //! The plaintext of a session between its connection and its job: two bounded buffers.
 
-/// Bytes a buffer holds.
+/// Bytes a buffer holds at most.
 pub const CAPACITY: usize = 64 * 1024;
+/// Bytes it takes memory for at first. Most sessions need no more, and for a short one each page
+/// it touches is a part of its cost.
+const FIRST: usize = 4 * 1024;
 
-/// A bounded queue of bytes: filled at its end, taken from its front.
+/// A bounded queue of bytes: filled at its end, taken from its front. Memory is taken as it is
+/// needed.
+#[derive(Default)]
 pub struct Buffer {
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
     start: usize,
     end: usize,
 }
 
 impl Buffer {
-    /// An empty buffer of [`CAPACITY`].
-    pub fn new() -> Self {
-        Self {
-            bytes: vec![0; CAPACITY].into_boxed_slice(),
-            start: 0,
-            end: 0,
-        }
-    }
-
     /// What is in it, oldest first.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
@@ -53,33 +49,37 @@ impl Buffer {
         (self.start, self.end) = (0, 0);
     }
 
-    /// The free part, to be written to; [`Buffer::filled`] says how much was.
+    /// A free part, to be written to; [`Buffer::filled`] says how much was. Empty only when there
+    /// is no room.
     pub fn spare(&mut self) -> &mut [u8] {
+        self.free(1)
+    }
+
+    /// The free part, of at least `wanted` bytes where there is room for so many.
+    fn free(&mut self, wanted: usize) -> &mut [u8] {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
+        }
+        while self.bytes.len() < CAPACITY && self.bytes.len() < self.end + wanted {
+            let grown = (self.bytes.len() * 4).clamp(FIRST, CAPACITY);
+            self.bytes.resize(grown, 0);
         }
         &mut self.bytes[self.end..]
     }
 
     /// The first `count` bytes of the free part have been written.
     pub fn filled(&mut self, count: usize) {
-        self.end = CAPACITY.min(self.end.saturating_add(count));
+        self.end = self.bytes.len().min(self.end.saturating_add(count));
     }
 
     /// Appends as much of `bytes` as there is room for, and answers how much that was.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
-        let spare = self.spare();
+        let spare = self.free(bytes.len());
         let count = bytes.len().min(spare.len());
         spare[..count].copy_from_slice(&bytes[..count]);
         self.filled(count);
         count
-    }
-}
-
-impl Default for Buffer {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn a_buffer_is_a_queue(steps in proptest::collection::vec((any::<bool>(), 0usize..CAPACITY * 5 / 4), 0..40)) {
-            let mut buffer = Buffer::new();
+            let mut buffer = Buffer::default();
             let (mut pushed, mut taken) = (0usize, 0usize);
             let byte = |position: usize| (position % 251) as u8;
             for (push, amount) in steps {

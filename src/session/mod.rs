@@ -35,6 +35,7 @@ use std::os::fd::AsFd;
 use crate::context::Context;
 use crate::ledger::Domain;
 use crate::record::Record;
+use crate::sys::process;
 
 use channel::{Channel, Messages};
 use drive::{Hops, Stage, Turn};
@@ -58,11 +59,12 @@ pub struct Start {
 }
 
 impl Start {
-    /// Imports the context and runs the session in this process, until it is over or has moved on.
+    /// Imports the context and runs the session in this process, until it is over or has moved on;
+    /// then the process ends, at once: what it leaves, the kernel wipes for less.
     ///
     /// The process becomes the leader of a process group, which the session's later processes and
     /// commands share.
-    pub fn run(self) {
+    pub fn run(self) -> ! {
         let Self {
             parcel,
             kind,
@@ -88,6 +90,7 @@ impl Start {
             Sealed::Record(sealed) => here.import::<Context<Record>>(sealed),
             Sealed::Message(sealed) => here.import::<Messages>(sealed),
         }
+        process::exit_now(0)
     }
 }
 
@@ -142,7 +145,7 @@ impl Here {
                 Turn::Hop => match hop::hop(channel, &mut self.stage, &self.domain, &self.reporter)
                 {
                     After::Here(moved) => channel = moved,
-                    After::Elsewhere => return,
+                    After::Elsewhere => process::exit_now(0),
                     After::Lost(reason) => return self.end::<C>(None, reason),
                 },
             }
