@@ -311,3 +311,39 @@ fn no_key_of_a_session_is_in_the_log() {
     }
     assert!(seen >= 8, "secrets were looked for");
 }
+
+/// The value of a line of a process's status.
+fn status(process: u32, name: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+    line[name.len() + 1..].trim().to_owned()
+}
+
+//= proves spec/processes.md#confine
+#[test]
+fn every_process_has_given_up_what_it_does_not_need() {
+    let serving = Serving::start(&["--hops", "1"]);
+    let own = Own::of(&serving);
+    let mut talking = Talking::start(serving.connect(&[]));
+    says(&mut talking, "one\n");
+    says(&mut talking, "two\n");
+    let sessions = serving.sessions();
+    assert!(!sessions.is_empty());
+    for process in [serving.process(), own.zygote, own.handshaker]
+        .iter()
+        .chain(&sessions)
+    {
+        assert_eq!(status(*process, "NoNewPrivs"), "1");
+    }
+    for process in [own.zygote, own.handshaker].iter().chain(&sessions) {
+        assert_eq!(status(*process, "Seccomp"), "2");
+    }
+    assert!(talking.finish().success());
+}
+
+#[test]
+fn a_command_gains_no_privileges() {
+    let serving = Serving::start(&["--exec", "cat", "/proc/self/status"]);
+    let (output, errors, _) = run(serving.connect(&[]), b"");
+    assert!(output.contains("NoNewPrivs:\t1"), "{output} {errors}");
+}

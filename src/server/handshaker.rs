@@ -19,6 +19,7 @@ use crate::session::parcel::{Introduction, Parcel, Sealed};
 use crate::sys::process;
 use crate::transfer::{Export, Importer};
 
+use super::confine::{Role, confine};
 use super::handshake::{Live, Policy};
 use super::link::{Broken, Link};
 use super::poller::{Keys, Poller};
@@ -58,6 +59,16 @@ impl Handshaker {
                 return;
             }
         };
+        //= spec/processes.md#confine
+        match confine(Role::Handshaker) {
+            Ok(missing) if missing.is_anything() => log::line(format_args!("{missing}")),
+            Ok(_) => {}
+            Err(refused) => {
+                let text = refused.to_string();
+                let _ = self.link.send(&FromHandshaker::Failed { text }, Vec::new());
+                return;
+            }
+        }
         let ended = Running::new(self, policy).and_then(Running::run);
         if let Err(error) = ended {
             log::line(format_args!("handshaker: {error}"));

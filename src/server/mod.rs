@@ -7,6 +7,7 @@
 //! | `supervisor`, `sessions`, `subprocess` | the process table: what runs, how it ends, the release of each |
 //! | `handshaker`, [`reception`], [`handshake`] | accepting, and the handshakes in progress |
 //! | `zygote` | forking a process for each session |
+//! | `confine` | what each process gives up before it meets a peer |
 //! | `link`, `telling` | what these processes tell each other |
 //! | [`poller`] | what is waited for |
 //!
@@ -14,6 +15,7 @@
 //! finished one becomes a context, which is exported at once; the process forked for it imports
 //! it, from then on owns it, and tells the supervisor how it went.
 
+mod confine;
 pub mod handshake;
 mod handshaker;
 mod link;

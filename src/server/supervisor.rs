@@ -26,6 +26,7 @@ use crate::session::job::Kind;
 use crate::session::{Start, log, report};
 use crate::sys::signal::Watch;
 
+use super::confine;
 use super::handshaker::Handshaker;
 use super::link::{Broken, Link};
 use super::poller::{Keys, Poller, Ready};
@@ -100,6 +101,7 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> Error {
 /// forked process, with what that is to be.
 //= spec/processes.md#start
 pub(super) fn start(server: Server) -> Result<Result<Supervisor, Role>, Error> {
+    confine::give_up_privileges().map_err(system("privileges"))?;
     // Processes that sessions leave behind become this one's children, to be waited for.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| Error::System("child subreaper", error.into()))?;

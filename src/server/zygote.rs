@@ -20,6 +20,7 @@ use crate::session::report::Reporter;
 use crate::sys::process::{Fork, fork};
 use crate::sys::signal::Watch;
 
+use super::confine::{Role, confine};
 use super::link::{Broken, Link};
 use super::poller::Poller;
 use super::telling::{FromZygote, ToZygote};
@@ -42,6 +43,11 @@ impl Zygote {
     /// forked for one.
     //= spec/processes.md#end
     pub(super) fn run(mut self) -> Option<Box<Start>> {
+        let runs_commands = matches!(self.kind, Kind::Exec(_));
+        if !runs_commands && let Err(refused) = confine(Role::Zygote) {
+            log::line(format_args!("zygote: {refused}"));
+            return None;
+        }
         match self.obey_all() {
             Ok(start) => {
                 self.link.abandon();
