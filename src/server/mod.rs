@@ -100,7 +100,7 @@ pub struct Server {
 
 impl Server {
     /// Listens, and makes the domain within which sessions move. From here on, signals to stop are
-    /// kept for [`Server::run`].
+    /// kept for [`Serving::run`].
     pub fn open(plan: Plan) -> Result<Self, Error> {
         let Plan {
             listen,

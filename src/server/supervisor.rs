@@ -43,7 +43,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(1);
 /// When a session for which there was no process is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// What this process is when [`Server::run`] comes back.
+/// What this process is when [`Serving::run`](super::Serving::run) comes back.
 pub enum Role {
     /// The server, which has stopped.
     Stopped,
