@@ -18,7 +18,6 @@
 //! the fork wiped. Taken over, it can lie to the server about itself, and to nobody about others.
 
 pub mod about;
-pub mod channel;
 pub mod drive;
 pub mod flow;
 pub mod hop;
@@ -27,6 +26,8 @@ pub mod log;
 pub mod page;
 pub mod relay;
 pub mod report;
+
+pub use crate::channel;
 
 use std::net::TcpStream;
 use std::os::fd::AsFd;
