@@ -13,7 +13,8 @@ pub(super) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Lets sessions be resumed; shared by the configurations that are given a clone of it, of either
 /// role. It keeps nothing of an acceptor's sessions but the key that seals their tickets, which the
-/// initiators keep; an initiator's tickets are kept by it, 8 of each of 256 acceptors.
+/// initiators keep; an initiator's tickets are kept by it, 8 of each of 256 acceptors, and are
+/// used by the configuration alone that was given them.
 ///
 /// A forked copy of it resumes nothing.
 //= spec/mechanism.md#session-cache

@@ -331,11 +331,30 @@ impl Settings {
     }
 }
 
-/// Whether an overridden attribute makes another establishment of a session's handshake than the
-/// environment's.
-pub(super) const fn makes_establishment(key: Key) -> bool {
-    !matches!(
-        key,
-        Key::Framing | Key::Target | Key::HandshakeTimeout | Key::ReadTimeout | Key::UnsentLimit
-    )
+impl Settings {
+    /// Whether handshakes with both are made with the same establishment.
+    pub(super) fn same_establishment(&self, other: &Self) -> bool {
+        fn same<T: ?Sized>(ours: Option<&Arc<T>>, theirs: Option<&Arc<T>>) -> bool {
+            match (ours, theirs) {
+                (None, None) => true,
+                (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
+                _ => false,
+            }
+        }
+        let passwords = |settings: &'_ Self| settings.passwords.as_ref().map(|(_, most)| *most);
+        self.role == other.role
+            && self.framing == other.framing
+            && self.client_authentication == other.client_authentication
+            && self.resumption == other.resumption
+            && self.application_protocols == other.application_protocols
+            && self.suites == other.suites
+            && self.anonymous == other.anonymous
+            && self.lifetime == other.lifetime
+            && passwords(self) == passwords(other)
+            && same(self.validation.as_ref(), other.validation.as_ref())
+            && same(
+                self.passwords.as_ref().map(|(passwords, _)| passwords),
+                other.passwords.as_ref().map(|(passwords, _)| passwords),
+            )
+    }
 }

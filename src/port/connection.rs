@@ -39,8 +39,6 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct Connection {
     pub(super) state: SessionState,
     pub(super) settings: Arc<Settings>,
-    /// The session has overridden what matters for its handshake.
-    pub(super) overridden: bool,
     /// Counted among its environment's sessions.
     pub(super) counted: bool,
     pub(super) link: Option<Link>,
@@ -180,7 +178,6 @@ impl Connection {
         Self {
             state: SessionState::Open,
             settings,
-            overridden: false,
             counted: true,
             link: None,
             shake: Shake::Over,
@@ -569,7 +566,9 @@ impl Connection {
         self.linger = None;
         self.unsent.take();
         if let Some(link) = self.link.take() {
-            drop(link.unlink());
+            // A forked process may hold a copy of the descriptor: the connection ends all the same.
+            let socket = link.unlink();
+            let _ = rustix::net::shutdown(&socket, Shutdown::Both);
         }
     }
 

@@ -16,6 +16,9 @@ use crate::ledger::Domain;
 use crate::status::Major;
 use crate::sys::clock;
 
+/// Establishments that are kept for sessions to come.
+const MOST_MADE: usize = 16;
+
 /// The state of an [`Environment`] (`spec/port.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EnvironmentState {
@@ -46,8 +49,9 @@ struct State {
     stage: EnvironmentState,
     settings: Arc<Settings>,
     means: Option<Arc<Means>>,
-    /// Of the environment's own attributes.
-    establishment: Option<Establishment>,
+    /// Of the environment's own attributes, and of those of sessions, newest last; with
+    /// [`MOST_MADE`] of them the oldest session's goes.
+    made: Vec<(Arc<Settings>, Establishment)>,
     live: usize,
     /// Sessions there were.
     opened: u64,
@@ -77,7 +81,7 @@ impl Environment {
                 stage: EnvironmentState::Open,
                 settings: Arc::default(),
                 means: None,
-                establishment: None,
+                made: Vec::new(),
                 live: 0,
                 opened: 0,
             }),
@@ -111,7 +115,8 @@ impl Environment {
             return Err(Code::InvalidState.into());
         }
         let means = Means::read(&state.settings)?;
-        state.establishment = Some(means.establishment(&state.settings)?);
+        let establishment = means.establishment(&state.settings)?;
+        state.made = vec![(state.settings.clone(), establishment)];
         state.means = Some(Arc::new(means));
         state.stage = EnvironmentState::Initialized;
         Ok(())
@@ -215,21 +220,26 @@ impl Common {
         }
     }
 
-    /// How a session makes its handshake; `own` attributes, when it has overridden some that
-    /// matter for that.
-    pub(super) fn establishment(&self, own: Option<&Settings>) -> Result<Establishment, Error> {
-        let (means, establishment) = {
-            let state = self.state();
-            if state.stage != EnvironmentState::Initialized {
-                return Err(Code::EnvironmentClosed.into());
-            }
-            (state.means.clone(), state.establishment.clone())
-        };
-        match (own, means, establishment) {
-            (None, _, Some(establishment)) => Ok(establishment),
-            (Some(own), Some(means), _) => means.establishment(own),
-            _ => Err(Code::InvalidState.into()),
+    /// How a session with these attributes makes its handshake. Sessions that have the same share
+    /// one: only among those does an initiator find its tickets.
+    pub(super) fn establishment(&self, settings: &Arc<Settings>) -> Result<Establishment, Error> {
+        let mut state = self.state();
+        if state.stage != EnvironmentState::Initialized {
+            return Err(Code::EnvironmentClosed.into());
         }
+        let same = |(made, _): &&(Arc<Settings>, Establishment)| {
+            Arc::ptr_eq(made, settings) || made.same_establishment(settings)
+        };
+        if let Some((_, establishment)) = state.made.iter().find(same) {
+            return Ok(establishment.clone());
+        }
+        let means = state.means.clone().ok_or(Code::InvalidState)?;
+        let establishment = means.establishment(settings)?;
+        if state.made.len() == MOST_MADE {
+            state.made.remove(1);
+        }
+        state.made.push((settings.clone(), establishment.clone()));
+        Ok(establishment)
     }
 
     /// Whether its sessions can be resumed.

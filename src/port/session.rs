@@ -4,12 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::attribute::{Settings, makes_establishment, target_name};
+use super::attribute::target_name;
 use super::connection::{Connection, Handshake, Link, Receive, Send};
 use super::driver::SCRATCH;
 use super::environment;
 use super::shake::Shake;
-use super::{Attribute, Code, Completion, Environment, Error, Key, Live, Operation};
+use super::{Attribute, Code, Completion, Environment, Error, Live, Operation};
 use crate::context::{Facts, Role};
 use crate::establish::Standing;
 use crate::exit::SessionIdentifier;
@@ -163,8 +163,6 @@ impl Session {
             return Err(Code::BadResumption.into());
         }
         Arc::make_mut(&mut connection.settings).set(attribute)?;
-        // Which framing matters to an acceptor's establishment only where nobody could get in.
-        connection.overridden |= makes_establishment(key) || key == Key::Framing;
         Ok(())
     }
 
@@ -184,9 +182,8 @@ impl Session {
         if connection.state != SessionState::Open {
             return Err(Code::InvalidState.into());
         }
-        let own: Option<&Settings> = connection.overridden.then_some(&*connection.settings);
-        let establishment = core.common.environment.establishment(own)?;
         let settings = connection.settings.clone();
+        let establishment = core.common.environment.establishment(&settings)?;
         let target = match settings.role {
             Role::Initiator => Some(settings.target.as_deref().ok_or(Code::BadTarget)?),
             Role::Acceptor => None,
