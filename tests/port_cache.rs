@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod portside;
-#[allow(dead_code)]
 mod serving;
 
 use std::net::TcpListener;

@@ -240,7 +240,7 @@ fn many_sessions_are_served_by_many_workers_and_drivers() {
         let work = |done: Completion| {
             let session = done.session.clone().unwrap();
             assert!(done.error.is_none(), "{done:?}");
-            let (tag, is_echo) = (done.tag, done.tag % 2 == 0);
+            let (tag, is_echo) = (done.tag, done.tag.is_multiple_of(2));
             match (done.operation, is_echo) {
                 (Operation::Handshake, false) => session.start_send(vec![7; 3000], tag).unwrap(),
                 (Operation::Handshake, true) | (Operation::Send, _) => {

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod portside;
-#[allow(dead_code)]
 mod support;
 
 use std::io::{Read, Write};

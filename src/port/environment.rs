@@ -273,6 +273,7 @@ impl Means {
         })
     }
 
+    //= spec/port.md#client-authentication
     fn acceptor(&self, settings: &Settings) -> Result<AcceptorConfig, Error> {
         let credential = self.credential.as_ref().ok_or(Code::BadRole)?;
         let anchors = || self.anchors.clone().ok_or(Code::BadClientAuthentication);
