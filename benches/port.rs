@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use baton::crypto::Suite;
 use baton::ledger::Domain;
-use baton::port::{Attribute, Environment, Port, Session};
+use baton::port::{Attribute, Environment, Operation, Port, Session};
 use rcgen::{CertificateParams, KeyPair};
 use rustix::time::{ClockId, clock_gettime};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -195,8 +195,11 @@ impl Sides {
             self.port.drive(Some(Duration::ZERO)).unwrap();
         }
         let each = resident().saturating_sub(before) / number;
-        for (_, mut theirs) in held {
+        for (session, mut theirs) in held {
             assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 1, "it has been answered");
+            // Pending, it would hold a handle itself.
+            assert_eq!(session.cancel(Operation::Handshake).unwrap(), 1);
+            self.port.wait(None).unwrap();
         }
         each
     }

@@ -94,6 +94,7 @@ mod driver;
 mod environment;
 mod error;
 mod live;
+mod pending;
 mod queue;
 mod session;
 mod shake;

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::attribute::target_name;
-use super::connection::{Connection, Handshake, Link, Receive, Send};
+use super::connection::Connection;
 use super::driver::SCRATCH;
 use super::environment;
+use super::pending::{Handshake, Link, Receive, Send};
 use super::shake::Shake;
 use super::{Attribute, Code, Completion, Environment, Error, Live, Operation};
 use crate::context::{Facts, Role};
