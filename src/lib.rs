@@ -59,6 +59,10 @@ pub mod establish;
 pub mod transfer;
 
 // Service: what runs contexts.
+// A live context seen as a stream of plaintext, in either framing.
+pub mod channel;
+// Many handshakes and sessions at once: start, and wait at the completion port.
+pub mod port;
 // The jobs of a session, over its plaintext, and what is told of it.
 pub mod session;
 // The server: identity, listening, a process per session.

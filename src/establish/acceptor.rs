@@ -4,13 +4,15 @@ use core::marker::PhantomData;
 use std::sync::Arc;
 
 use rustls::server::UnbufferedServerConnection;
+use rustls_pki_types::CertificateDer;
 
 use super::admission::{self, Admission, Asked, Refusal, subject};
 use super::exchange::{Answer, DEFECT, REQUEST, Reason, Request, Saying, decode_password};
-use super::finished::{Finished, Known};
+use super::finished::{Finished, Known, Told};
 use super::tunnel::{Tunnel, record};
 use super::{
-    AcceptorConfig, Born, ChannelBindings, Failed, INPUT_LIMIT, PROTOCOL, Step, TOKEN_LIMIT, token,
+    AcceptorConfig, Born, ChannelBindings, Failed, INPUT_LIMIT, PROTOCOL, Standing, Step,
+    TOKEN_LIMIT, token,
 };
 use crate::context::Exporter;
 use crate::flags::Flags;
@@ -86,8 +88,8 @@ impl State {
                 Ok(None)
             }
             Progress::Done(rest) => {
-                let session = handshake.finish(false)?;
-                if let Err((error, alert)) = server(&self.config).recheck(&session) {
+                let mut session = handshake.finish(false)?;
+                if let Err((error, alert)) = server(&self.config).recheck(&mut session) {
                     refuse(&session, Alert(alert), output);
                     return Err(error);
                 }
@@ -148,7 +150,7 @@ impl Acceptor<Record> {
     ) -> Result<Finished<Record>, Error> {
         const NONE: Error = Error::new(Minor::HandshakeFailed, "there is no exporter secret");
         //= spec/mechanism.md#identity
-        let initiator_name = subject(&session.peer_certificates)?;
+        let initiator_name = subject(proven(session))?;
         let mut flags = Flags::MUTUAL
             | Flags::REPLAY
             | Flags::SEQUENCE
@@ -169,7 +171,9 @@ impl Acceptor<Record> {
             target_name: None,
             user_data: None,
         };
-        Ok(Finished::new(protection, exporter, facts.facts()?, None))
+        let facts = facts.facts()?;
+        let told = Told::of(session, None);
+        Ok(Finished::new(protection, exporter, facts, None, told))
     }
 }
 
@@ -286,8 +290,9 @@ impl State {
                         lifetime,
                     },
                 )?;
+                let told = Told::of(&mut tunnel.session, None);
                 let (protection, exporter) = tunnel.finish(services(flags))?;
-                Ok(Some(Finished::new(protection, exporter, facts, None)))
+                Ok(Some(Finished::new(protection, exporter, facts, None, told)))
             }
         }
     }
@@ -301,7 +306,7 @@ impl State {
             target: request.target,
             used: 0,
         };
-        let certificates = &tunnel.session.peer_certificates;
+        let certificates = proven(&tunnel.session);
         let admission = if request.bindings != self.bindings {
             Err((Reason::Bindings, BINDINGS))
         } else if !self.config.is_target(&asked.target) {
@@ -321,9 +326,18 @@ impl State {
     ) -> Result<Heard, Error> {
         let opened = tunnel.receive(token, REQUEST)?;
         let password = decode_password(opened.as_bytes())?;
-        let certificates = &tunnel.session.peer_certificates;
+        let certificates = proven(&tunnel.session);
         let admission = admission::decide(&self.config, &mut asked, certificates, Some(password));
         Ok((asked, admission))
+    }
+}
+
+/// The initiator's certificates, as far as they say who it is.
+//= spec/mechanism.md#pass-through
+fn proven(session: &Established) -> &[CertificateDer<'static>] {
+    match session.standing {
+        Standing::Unproved => &[],
+        Standing::Checked | Standing::Accepted => &session.peer_certificates,
     }
 }
 

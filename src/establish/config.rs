@@ -3,7 +3,8 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use super::{PROTOCOL, Passwords};
+use super::cache::WEEK;
+use super::{PROTOCOL, Passwords, SessionCache, Validation};
 use crate::cred::{AcceptorCredential, Anchors, InitiatorCredential};
 use crate::crypto::Suite;
 use crate::flags::Flags;
@@ -29,13 +30,19 @@ pub enum ClientCertificates {
     Optional(Anchors),
     /// Nobody gets in without a good one.
     Required(Anchors),
+    /// One is asked for, and any that is presented passes the handshake: the application decides,
+    /// by [`Finished::standing`](super::Finished::standing) and
+    /// [`Finished::peer_chain`](super::Finished::peer_chain). With anchors it is told what the check
+    /// of the path said. Of a certificate that nobody vouches for the context takes no name.
+    PassThrough(Option<Anchors>),
 }
 
 /// What both sides' configurations have in common.
 struct Common {
     suites: Vec<Suite>,
     application_protocols: Vec<Vec<u8>>,
-    resumption: Option<Duration>,
+    resumption: Option<SessionCache>,
+    validation: Option<Arc<dyn Validation>>,
     lifetime: Option<Duration>,
     services: Services,
     transferable: bool,
@@ -48,6 +55,7 @@ impl Default for Common {
             suites: SUITES.to_vec(),
             application_protocols: Vec::new(),
             resumption: None,
+            validation: None,
             lifetime: None,
             services: Services {
                 replay: true,
@@ -74,18 +82,18 @@ impl Common {
         }
     }
 
-    fn record(&self) -> Protocol<'_> {
+    fn record<R>(&self, resumption: Option<Arc<R>>) -> Protocol<'_, R> {
         Protocol {
             suites: &self.suites,
             application_protocols: self.application_protocols.clone(),
-            resumption: self.resumption,
+            resumption,
         }
     }
 
-    fn message(&self) -> Protocol<'_> {
+    fn message<R>(&self, resumption: Option<Arc<R>>) -> Protocol<'_, R> {
         Protocol {
             application_protocols: vec![PROTOCOL.to_vec()],
-            ..self.record()
+            ..self.record(resumption)
         }
     }
 
@@ -144,6 +152,25 @@ macro_rules! common_methods {
         /// Whether contexts may be exported. Default: they may.
         pub fn transferable(mut self, transferable: bool) -> Self {
             self.common.transferable = transferable;
+            self
+        }
+
+        /// Asks the application about the peer's certificates: its word replaces that of the
+        /// check of their path. Default: the check decides.
+        pub fn validation(mut self, validation: Arc<dyn Validation>) -> Self {
+            self.common.validation = Some(validation);
+            self
+        }
+
+        /// Lets sessions be resumed by this cache, which can be shared with other configurations
+        /// of the same credential. Default: they are not.
+        ///
+        /// An initiator's tickets, their secrets, and for the time of a context what takes new
+        /// ones, lie in the ordinary heap, where rustls has them, and are inherited by a forked
+        /// process. They open no past session; whoever has them can begin a session as this
+        /// initiator.
+        pub fn session_cache(mut self, cache: SessionCache) -> Self {
+            self.common.resumption = Some(cache);
             self
         }
 
@@ -262,12 +289,10 @@ impl AcceptorConfigBuilder {
         self
     }
 
-    /// Lets sessions be resumed for so long, 1 second to 7 days (RFC 8446 4.6.1). Default: they
-    /// are not.
-    pub fn resumption(mut self, lifetime: Duration) -> Self {
-        const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
-        self.common.resumption = Some(lifetime.clamp(Duration::from_secs(1), WEEK));
-        self
+    /// Lets sessions be resumed for so long, 1 second to 7 days (RFC 8446 4.6.1), by a cache of
+    /// this configuration's own. Default: they are not.
+    pub fn resumption(self, lifetime: Duration) -> Self {
+        self.session_cache(SessionCache::new(lifetime))
     }
 
     /// Ends the configuration.
@@ -280,10 +305,19 @@ impl AcceptorConfigBuilder {
             ClientCertificates::None => Clients::None,
             ClientCertificates::Optional(anchors) => Clients::Optional(anchors.0.clone()),
             ClientCertificates::Required(anchors) => Clients::Required(anchors.0.clone()),
+            ClientCertificates::PassThrough(anchors) => {
+                Clients::PassThrough(anchors.as_ref().map(|anchors| anchors.0.clone()))
+            }
         };
         let key = &self.credential.0.key;
-        let record = Server::new(key.clone(), clients(), self.common.record())?;
-        let message = Server::new(key.clone(), clients(), self.common.message())?;
+        let common = &self.common;
+        let sealer = |message| Some(common.resumption.as_ref()?.sealer(message));
+        let asked = || (clients(), common.validation.clone());
+        let server = |(clients, validation), protocol| {
+            Server::new(key.clone(), clients, validation, protocol)
+        };
+        let record = server(asked(), common.record(sealer(false)))?;
+        let message = server(asked(), common.message(sealer(true)))?;
         Ok(AcceptorConfig {
             record,
             message,
@@ -349,14 +383,11 @@ impl InitiatorConfigBuilder {
         self
     }
 
-    /// Whether acceptors' session tickets are kept and used. Default: they are not.
-    ///
-    /// Tickets, their secrets, and for the time of a context what takes new ones, lie in the
-    /// ordinary heap, where rustls keeps them, and are inherited by a forked process. They open
-    /// no past session; whoever has them can begin a session as this initiator.
+    /// Whether acceptors' session tickets are kept and used, by a cache of this configuration's own
+    /// (see [`InitiatorConfigBuilder::session_cache`]) and for as long as the acceptors say.
+    /// Default: they are not.
     pub fn resumption(mut self, used: bool) -> Self {
-        // How long is the acceptor's to say.
-        self.common.resumption = used.then_some(Duration::MAX);
+        self.common.resumption = used.then(|| SessionCache::new(WEEK));
         self
     }
 
@@ -371,8 +402,12 @@ impl InitiatorConfigBuilder {
             Some(certified.key.clone())
         };
         let anchors = &self.anchors.0;
-        let record = Client::new(key(), anchors.clone(), self.common.record())?;
-        let message = Client::new(key(), anchors.clone(), self.common.message())?;
+        let common = &self.common;
+        let store = |message| Some(common.resumption.as_ref()?.store(message));
+        let client =
+            |protocol| Client::new(key(), anchors.clone(), common.validation.clone(), protocol);
+        let record = client(common.record(store(false)))?;
+        let message = client(common.message(store(true)))?;
         Ok(InitiatorConfig {
             record,
             message,

@@ -3,8 +3,11 @@
 use core::fmt;
 use core::time::Duration;
 
-use super::Born;
+use rustls_pki_types::{CertificateDer, ServerName};
+
+use super::cache::Held;
 use super::config::own_flags;
+use super::{Born, Resumable, Standing};
 use crate::codec::Framing;
 use crate::context::{Context, Exporter, Facts, Parts, Role};
 use crate::cred::Certified;
@@ -21,7 +24,30 @@ use crate::tls::{Error, Established, Tickets, certificate};
 /// It is worth nothing in a process forked meanwhile.
 pub struct Finished<F: Framing> {
     parts: Parts<F>,
+    told: Told,
     born: Born,
+}
+
+/// What the application may ask about a finished handshake besides its facts.
+pub(super) struct Told {
+    peer_chain: Vec<CertificateDer<'static>>,
+    standing: Standing,
+    resumable: Option<Resumable>,
+}
+
+impl Told {
+    /// Takes it out of a session; `server` is whom it was asked for, at the initiator.
+    pub(super) fn of(session: &mut Established, server: Option<&ServerName<'static>>) -> Self {
+        let held = match server {
+            Some(server) => session.tickets_wanted.then(|| Held::Server(server.clone())),
+            None => session.family.map(Held::Family),
+        };
+        Self {
+            peer_chain: core::mem::take(&mut session.peer_certificates),
+            standing: session.standing,
+            resumable: held.map(Resumable),
+        }
+    }
 }
 
 impl<F: Framing> Finished<F> {
@@ -30,8 +56,10 @@ impl<F: Framing> Finished<F> {
         exporter: Exporter,
         facts: Box<Facts>,
         tickets: Option<Box<Tickets>>,
+        told: Told,
     ) -> Self {
         Self {
+            told,
             parts: Parts {
                 protection,
                 exporter,
@@ -45,6 +73,24 @@ impl<F: Framing> Finished<F> {
     /// What is known of the context to be.
     pub fn facts(&self) -> &Facts {
         &self.parts.facts
+    }
+
+    /// The peer's certificates, DER, leaf first; none when it presented none.
+    pub fn peer_chain(&self) -> impl Iterator<Item = &[u8]> {
+        self.told
+            .peer_chain
+            .iter()
+            .map(|certificate| &**certificate)
+    }
+
+    /// What the peer's certificates are worth.
+    pub fn standing(&self) -> Standing {
+        self.told.standing
+    }
+
+    /// The session as its [`super::SessionCache`] knows it; none when it cannot be resumed.
+    pub fn resumable(&self) -> Option<Resumable> {
+        self.told.resumable.clone()
     }
 
     /// Enters the context into the domain's ledger, with this process as its runner.
@@ -119,6 +165,12 @@ impl Known<'_> {
         let Self { session, own, .. } = self;
         let now = clock::unix_seconds();
         let peer = session.peer_certificates.first().map(|leaf| leaf.to_vec());
+        // A validity that nobody vouches for bounds nothing.
+        //= spec/mechanism.md#pass-through
+        let vouched = peer
+            .as_deref()
+            .filter(|_| session.standing == Standing::Checked);
+        let expires = expires(now, own, vouched, self.lifetimes)?;
         let end_point = match (session.server, &peer) {
             (true, _) => own.and_then(|own| own.end_point.clone()),
             (false, Some(leaf)) => certificate::end_point(leaf),
@@ -134,7 +186,7 @@ impl Known<'_> {
             initiator_name: self.initiator_name,
             target_name: self.target_name,
             established: now,
-            expires: expires(now, own, peer.as_deref(), self.lifetimes)?,
+            expires,
             hops: 0,
             application_protocol: session.application_protocol.take(),
             end_point,

@@ -9,7 +9,7 @@ use rustls_pki_types::ServerName;
 
 use super::acceptor::{NO_PROTOCOL, refuse, services, whole};
 use super::exchange::{ANSWER, Answer, DEFECT, Request, Saying, encode_password};
-use super::finished::{Finished, Known};
+use super::finished::{Finished, Known, Told};
 use super::tunnel::{Tunnel, record};
 use super::{
     Born, ChannelBindings, Failed, INPUT_LIMIT, InitiatorConfig, PROTOCOL, Step, TOKEN_LIMIT, token,
@@ -108,8 +108,8 @@ impl State {
                 Ok(None)
             }
             Progress::Done(rest) => {
-                let session = handshake.finish(client.resumption())?;
-                if let Err((error, alert)) = client.recheck(&session, &self.server) {
+                let mut session = handshake.finish(client.resumption())?;
+                if let Err((error, alert)) = client.recheck(&mut session, &self.server) {
                     refuse(&session, Alert(alert), output);
                     return Err(error);
                 }
@@ -199,7 +199,9 @@ impl State {
             target_name: Some(self.target.clone()),
             user_data: None,
         };
-        Ok(Finished::new(protection, exporter, facts.facts()?, tickets))
+        let facts = facts.facts()?;
+        let told = Told::of(session, Some(&self.server));
+        Ok(Finished::new(protection, exporter, facts, tickets, told))
     }
 }
 
@@ -344,9 +346,10 @@ impl State {
                     user_data: None,
                 };
                 let facts = facts.facts()?;
+                let told = Told::of(&mut tunnel.session, Some(&self.server));
                 let (protection, exporter) = tunnel.finish(services(flags))?;
                 Ok(Turn::Done(Finished::new(
-                    protection, exporter, facts, tickets,
+                    protection, exporter, facts, tickets, told,
                 )))
             }
         }

@@ -46,6 +46,7 @@
 mod acceptor;
 mod admission;
 mod bindings;
+mod cache;
 mod config;
 mod exchange;
 mod finished;
@@ -62,6 +63,7 @@ use core::fmt;
 
 pub use acceptor::Acceptor;
 pub use bindings::ChannelBindings;
+pub use cache::{Resumable, SessionCache};
 pub use config::{
     AcceptorConfig, AcceptorConfigBuilder, ClientCertificates, InitiatorConfig,
     InitiatorConfigBuilder,
@@ -70,6 +72,8 @@ pub use finished::{Finished, NotActivated};
 pub use initiator::{Initiator, PasswordAsked};
 pub use password::{Attempt, Passwords, Verdict};
 pub use stream::{Framing, Tokens};
+
+pub use crate::tls::{Decision, Presented, Standing, Validation};
 
 use crate::status::{Minor, Status};
 use crate::sys::process;

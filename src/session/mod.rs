@@ -19,7 +19,6 @@
 //! the fork wiped. Taken over, it can lie to the server about itself, and to nobody about others.
 
 pub mod about;
-pub mod channel;
 pub mod drive;
 pub mod flow;
 pub mod hop;
@@ -29,6 +28,8 @@ pub mod page;
 pub mod parcel;
 pub mod relay;
 pub mod report;
+
+pub use crate::channel;
 
 use std::os::fd::AsFd;
 

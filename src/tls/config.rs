@@ -1,12 +1,8 @@
 //! What the handshakes of one acceptor, or of one initiator, have in common.
 
-use core::time::Duration;
 use std::sync::Arc;
 
-use rustls::client::danger::ServerCertVerifier;
-use rustls::client::{
-    ClientSessionMemoryCache, Resumption, UnbufferedClientConnection, WebPkiServerVerifier,
-};
+use rustls::client::{Resumption, UnbufferedClientConnection, WebPkiServerVerifier};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -18,18 +14,20 @@ use super::Error;
 use super::handshake::{Established, Handshake};
 use super::provider::provider;
 use super::sink::Sink;
+use super::store::Store;
 use super::ticket::Sealer;
+use super::verify::{ClientCheck, ServerCheck, Standing, Validation};
 use crate::crypto::Suite;
 use crate::status::Minor;
 
 /// What both sides are told of the protocol.
-pub(crate) struct Protocol<'a> {
+pub(crate) struct Protocol<'a, R> {
     /// Most wanted first.
     pub(crate) suites: &'a [Suite],
     /// ALPN names, most wanted first; none: not negotiated.
     pub(crate) application_protocols: Vec<Vec<u8>>,
-    /// How long a session can be resumed; none: it cannot.
-    pub(crate) resumption: Option<Duration>,
+    /// What keeps sessions to be resumed, a [`Sealer`] or a [`Store`]; none: they are not.
+    pub(crate) resumption: Option<Arc<R>>,
 }
 
 /// Whether a server asks for client certificates, and which it accepts.
@@ -40,42 +38,46 @@ pub(crate) enum Clients {
     Optional(Arc<RootCertStore>),
     /// Asked, and the handshake fails without.
     Required(Arc<RootCertStore>),
+    /// Asked, and any that is presented will do; the path is checked where there are anchors.
+    PassThrough(Option<Arc<RootCertStore>>),
 }
 
 /// The server's side.
 pub(crate) struct Server {
     config: Arc<ServerConfig>,
-    clients: Option<Arc<dyn ClientCertVerifier>>,
+    clients: Option<Arc<ClientCheck>>,
 }
 
 /// Tickets a server sends in its own flight.
 const TICKETS: usize = 2;
-/// Servers whose tickets a client keeps.
-const SERVERS: usize = 256;
 
 impl Server {
     pub(crate) fn new(
         key: Arc<CertifiedKey>,
         clients: Clients,
-        protocol: Protocol<'_>,
+        validation: Option<Arc<dyn Validation>>,
+        protocol: Protocol<'_, Sealer>,
     ) -> Result<Self, Error> {
         let provider = provider(protocol.suites);
         //= spec/mechanism.md#client-certificate
-        let (anchors, required) = match clients {
-            Clients::None => (None, false),
-            Clients::Optional(anchors) => (Some(anchors), false),
-            Clients::Required(anchors) => (Some(anchors), true),
+        let asked = match clients {
+            Clients::None => None,
+            Clients::Optional(anchors) => Some((Some(anchors), false, false)),
+            Clients::Required(anchors) => Some((Some(anchors), true, false)),
+            Clients::PassThrough(anchors) => Some((anchors, false, true)),
         };
-        let clients = match anchors {
+        let clients = match asked {
             None => None,
-            Some(anchors) => {
-                let builder =
-                    WebPkiClientVerifier::builder_with_provider(anchors, provider.clone());
-                let builder = match required {
-                    true => builder,
-                    false => builder.allow_unauthenticated(),
+            Some((anchors, mandatory, pass)) => {
+                let path = |anchors| {
+                    WebPkiClientVerifier::builder_with_provider(anchors, provider.clone())
+                        .build()
+                        .map_err(|_| NO_ANCHORS)
                 };
-                Some(builder.build().map_err(|_| NO_ANCHORS)?)
+                let path = anchors.map(path).transpose()?;
+                let algorithms = provider.signature_verification_algorithms;
+                let check = ClientCheck::new(path, mandatory, pass, validation, algorithms);
+                Some(Arc::new(check))
             }
         };
         let builder =
@@ -88,9 +90,8 @@ impl Server {
         config.alpn_protocols = protocol.application_protocols;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        if let Some(lifetime) = protocol.resumption {
-            let sealer = Sealer::new(lifetime).ok_or(NO_RANDOM)?;
-            config.ticketer = Arc::new(sealer);
+        if let Some(sealer) = protocol.resumption {
+            config.ticketer = sealer;
             config.send_tls13_tickets = TICKETS;
         }
         config.key_log = Arc::new(Sink);
@@ -111,25 +112,24 @@ impl Server {
     ///
     /// Refused with the alert the peer is owed.
     //= spec/mechanism.md#resumption
-    pub(crate) fn recheck(&self, session: &Established) -> Result<(), (Error, u8)> {
-        let (true, Some(verifier)) = (session.resumed, &self.clients) else {
+    pub(crate) fn recheck(&self, session: &mut Established) -> Result<(), (Error, u8)> {
+        let (true, Some(clients)) = (session.resumed, &self.clients) else {
             return Ok(());
         };
-        let verified = match session.peer_certificates.split_first() {
-            Some((leaf, others)) => verifier
-                .verify_client_cert(leaf, others, UnixTime::now())
-                .map(drop),
-            None if verifier.client_auth_mandatory() => Err(rustls::Error::NoCertificatesPresented),
-            None => Ok(()),
+        let checked = match session.peer_certificates.split_first() {
+            Some((leaf, others)) => clients.check(leaf, others, UnixTime::now()),
+            None if clients.client_auth_mandatory() => Err(rustls::Error::NoCertificatesPresented),
+            None => Ok(Standing::Checked),
         };
-        verified.map_err(owed)
+        session.standing = checked.map_err(owed)?;
+        Ok(())
     }
 }
 
 /// The client's side.
 pub(crate) struct Client {
     config: Arc<ClientConfig>,
-    servers: Arc<WebPkiServerVerifier>,
+    servers: Arc<ServerCheck>,
     resumption: bool,
 }
 
@@ -137,22 +137,26 @@ impl Client {
     pub(crate) fn new(
         key: Option<Arc<CertifiedKey>>,
         anchors: Arc<RootCertStore>,
-        protocol: Protocol<'_>,
+        validation: Option<Arc<dyn Validation>>,
+        protocol: Protocol<'_, Store>,
     ) -> Result<Self, Error> {
         let provider = provider(protocol.suites);
         let servers = WebPkiServerVerifier::builder_with_provider(anchors, provider.clone())
             .build()
             .map_err(|_| NO_ANCHORS)?;
+        let servers = Arc::new(ServerCheck::new(servers, validation));
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])?
-            .with_webpki_verifier(servers.clone());
+            .dangerous()
+            .with_custom_certificate_verifier(servers.clone());
         let mut config = match key {
             Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = protocol.application_protocols;
+        let resumption = protocol.resumption.is_some();
         config.resumption = match protocol.resumption {
-            Some(_) => Resumption::store(Arc::new(ClientSessionMemoryCache::new(SERVERS))),
+            Some(store) => Resumption::store(store),
             None => Resumption::disabled(),
         };
         config.key_log = Arc::new(Sink);
@@ -160,7 +164,7 @@ impl Client {
         Ok(Self {
             config: Arc::new(config),
             servers,
-            resumption: protocol.resumption.is_some(),
+            resumption,
         })
     }
 
@@ -184,7 +188,7 @@ impl Client {
     //= spec/mechanism.md#resumption
     pub(crate) fn recheck(
         &self,
-        session: &Established,
+        session: &mut Established,
         server: &ServerName<'_>,
     ) -> Result<(), (Error, u8)> {
         if !session.resumed {
@@ -193,10 +197,9 @@ impl Client {
         let Some((leaf, others)) = session.peer_certificates.split_first() else {
             return Err(owed(rustls::Error::NoCertificatesPresented));
         };
-        self.servers
-            .verify_server_cert(leaf, others, server, &[], UnixTime::now())
-            .map(drop)
-            .map_err(owed)
+        let checked = self.servers.check(leaf, others, server, UnixTime::now());
+        session.standing = checked.map_err(owed)?;
+        Ok(())
     }
 }
 
@@ -220,4 +223,3 @@ const NO_ANCHORS: Error = Error::new(
     Minor::CredentialMissing,
     "there is no anchor to check certificates with",
 );
-const NO_RANDOM: Error = Error::new(Minor::System, "the system has no random bytes");

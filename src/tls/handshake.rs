@@ -10,6 +10,8 @@ use rustls_pki_types::CertificateDer;
 use super::Error;
 use super::reader::Reader;
 use super::sink::{Captured, Installed, capturing};
+use super::ticket::Family;
+use super::verify::Standing;
 use crate::crypto::{self, Suite};
 use crate::secret::Slot;
 use crate::status::Minor;
@@ -279,8 +281,13 @@ impl<C: Side> Handshake<C> {
             peer_certificates: common.peer_certificates().unwrap_or_default().to_vec(),
             application_protocol: common.alpn_protocol().map(<[u8]>::to_vec),
             resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
+            family: None,
+            standing: Standing::Checked,
+            tickets_wanted: tickets,
             tickets: None,
         };
+        (established.family, established.standing) =
+            (established.secrets.family, established.secrets.standing);
         if !established.is_consistent() {
             return Err(LOST);
         }
@@ -335,6 +342,11 @@ pub(crate) struct Established {
     pub(crate) peer_certificates: Vec<CertificateDer<'static>>,
     pub(crate) application_protocol: Option<Vec<u8>>,
     pub(crate) resumed: bool,
+    /// The family of the tickets that a server gave.
+    pub(crate) family: Option<Family>,
+    pub(crate) standing: Standing,
+    /// Whether a server's tickets are kept.
+    pub(crate) tickets_wanted: bool,
     pub(crate) tickets: Option<Box<Tickets>>,
 }
 

@@ -23,9 +23,11 @@ mod provider;
 pub(crate) mod reader;
 mod schedule;
 mod sink;
+mod store;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod verify;
 
 use core::fmt;
 use std::borrow::Cow;
@@ -38,6 +40,9 @@ pub(crate) use config::{Client, Clients, Protocol, Server, certified};
 pub use handshake::Tickets;
 pub(crate) use handshake::{Established, Handshake, Progress, Side};
 pub(crate) use key::{PrivateKey, private_key};
+pub(crate) use store::Store;
+pub(crate) use ticket::{Family, Sealer};
+pub use verify::{Decision, Presented, Standing, Validation};
 
 /// Why a handshake came to no good end: the rule that was broken, and a sentence for the log.
 ///

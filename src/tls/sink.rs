@@ -9,6 +9,8 @@ use core::cell::RefCell;
 
 use rustls::KeyLog;
 
+use super::ticket::Family;
+use super::verify::Standing;
 use crate::crypto::{IV, MAX_KEY, MAX_SECRET};
 use crate::secret::Slot;
 
@@ -23,6 +25,10 @@ pub(super) struct Captured {
     /// The keys that were installed last: those of application data, once there are any.
     pub(super) tx: Installed,
     pub(super) rx: Installed,
+    /// The family of tickets it takes part in, once it does.
+    pub(super) family: Option<Family>,
+    /// What the peer's certificates were found to be worth.
+    pub(super) standing: Standing,
 }
 
 /// A secret or key, up to `N` bytes; empty until told.

@@ -39,7 +39,7 @@ fn named_party(name: &str) -> Party {
     }
 }
 
-fn protocol(suites: &[Suite]) -> Protocol<'_> {
+fn protocol<R>(suites: &[Suite]) -> Protocol<'_, R> {
     Protocol {
         suites,
         application_protocols: Vec::new(),
@@ -80,8 +80,9 @@ fn establish(server: &Server, client: &Client, piece: usize) -> (Established, Es
 fn both_sides_come_to_the_same_secrets_in_every_suite() {
     let party = party();
     for suite in SUITES {
-        let server = Server::new(party.key.clone(), Clients::None, protocol(&SUITES)).unwrap();
-        let client = Client::new(None, party.anchors.clone(), protocol(&[suite])).unwrap();
+        let server =
+            Server::new(party.key.clone(), Clients::None, None, protocol(&SUITES)).unwrap();
+        let client = Client::new(None, party.anchors.clone(), None, protocol(&[suite])).unwrap();
         for piece in [1, 100, 1 << 20] {
             let (server, client) = establish(&server, &client, piece);
             assert_eq!((server.suite, client.suite), (suite, suite));
@@ -126,8 +127,8 @@ fn a_session_is_not_resumed_for_whom_it_would_not_be_made() {
     let anchors = Arc::new(anchors);
 
     let clients = Clients::Required(anchors.clone());
-    let server = Server::new(own.key.clone(), clients, protocol(&SUITES)).unwrap();
-    let client = Client::new(Some(own.key.clone()), anchors, protocol(&SUITES)).unwrap();
+    let server = Server::new(own.key.clone(), clients, None, protocol(&SUITES)).unwrap();
+    let client = Client::new(Some(own.key.clone()), anchors, None, protocol(&SUITES)).unwrap();
     let (mut at_server, mut at_client) = establish(&server, &client, 1 << 20);
     let told = |answer: Result<(), (Error, u8)>| {
         answer.map_err(|(error, alert)| (error.status().minor(), alert))
@@ -142,25 +143,26 @@ fn a_session_is_not_resumed_for_whom_it_would_not_be_made() {
         (&[], Err((Minor::CertificateMissing, REQUIRED))),
     ] {
         resumed(&mut at_server, certificates);
-        assert_eq!(told(server.recheck(&at_server)), expected);
+        assert_eq!(told(server.recheck(&mut at_server)), expected);
         resumed(&mut at_client, certificates);
-        assert_eq!(told(client.recheck(&at_client, &host())), expected);
+        assert_eq!(told(client.recheck(&mut at_client, &host())), expected);
     }
     resumed(&mut at_client, &own.key.cert);
     let elsewhere = ServerName::try_from("b.example").unwrap();
-    let refused = client.recheck(&at_client, &elsewhere).unwrap_err();
+    let refused = client.recheck(&mut at_client, &elsewhere).unwrap_err();
     assert_eq!(refused.0.status().minor(), Minor::NameMismatch);
 }
 
 #[test]
 fn a_servers_tickets_are_counted() {
     let party = party();
-    let resumption = || Protocol {
-        resumption: Some(Duration::from_secs(60)),
-        ..protocol(&SUITES)
-    };
-    let server = Server::new(party.key.clone(), Clients::None, resumption()).unwrap();
-    let client = Client::new(None, party.anchors.clone(), resumption()).unwrap();
+    let lifetime = Duration::from_secs(60);
+    let mut sealed = protocol(&SUITES);
+    sealed.resumption = Some(Arc::new(Sealer::new(lifetime)));
+    let mut stored = protocol(&SUITES);
+    stored.resumption = Some(Arc::new(Store::new(lifetime)));
+    let server = Server::new(party.key.clone(), Clients::None, None, sealed).unwrap();
+    let client = Client::new(None, party.anchors.clone(), None, stored).unwrap();
     let (first, client_end) = establish(&server, &client, 1 << 20);
     assert_eq!((first.tx().1, first.resumed), (1, false));
     let mut tickets = client_end.tickets.unwrap();
@@ -176,7 +178,8 @@ fn a_stock_client_agrees_with_our_keys() {
     let party = party();
     for suite in rustls::crypto::ring::ALL_CIPHER_SUITES {
         let SupportedCipherSuite::Tls13(_) = suite;
-        let server = Server::new(party.key.clone(), Clients::None, protocol(&SUITES)).unwrap();
+        let server =
+            Server::new(party.key.clone(), Clients::None, None, protocol(&SUITES)).unwrap();
         let mut provider = rustls::crypto::ring::default_provider();
         provider.cipher_suites = vec![*suite];
         let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
@@ -263,7 +266,7 @@ fn a_handshake_is_bounded_in_bytes_and_records() {
 #[test]
 fn what_is_no_handshake_is_answered_with_an_alert() {
     let party = party();
-    let server = Server::new(party.key, Clients::None, protocol(&SUITES)).unwrap();
+    let server = Server::new(party.key, Clients::None, None, protocol(&SUITES)).unwrap();
     let mut output = Vec::new();
     let mut handshake = server.handshake().unwrap();
     let error = handshake

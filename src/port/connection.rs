@@ -1,0 +1,519 @@
+//! One session's connection: its handshake, its pending operations, its bytes on the way.
+//!
+//! Everything here runs under the session's lock, on whichever thread has something to do. What can
+//! be done is done until the socket has nothing, or takes nothing; then the next edge is waited
+//! for.
+//!
+//! Invariants: an operation that is pending ends in exactly one completion; at most [`UNSENT`]
+//! sealed bytes and a record wait for the socket; what is opened is at most what the channel
+//! holds and the caller's buffer.
+
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::net::{SendFlags, Shutdown};
+
+use super::attribute::Settings;
+use super::driver::SCRATCH;
+use super::pending::{Handshake, Link, Receive, Send, Unsent};
+use super::session::Common;
+use super::shake::{Done, Shake};
+use super::{Amount, Code, Completion, Error, Live, Operation, SessionState};
+use crate::channel::Opened;
+use crate::establish::{Resumable, Standing};
+use crate::status::Status;
+
+/// Sealed bytes that may wait for the socket before more is sealed.
+const UNSENT: usize = 64 * 1024;
+/// Bytes that are sealed at once.
+const PIECE: usize = 16 * 1024;
+/// Bytes that are received in a turn, before others have theirs.
+const TURN: usize = 256 * 1024;
+/// How long a closed connection may take for its last bytes.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// One session's connection.
+pub(super) struct Connection {
+    pub(super) state: SessionState,
+    pub(super) settings: Arc<Settings>,
+    /// Counted among its environment's sessions.
+    pub(super) counted: bool,
+    pub(super) link: Option<Link>,
+    pub(super) shake: Shake,
+    pub(super) live: Option<Box<Live>>,
+    pub(super) unsent: Unsent,
+    pub(super) handshake: Option<Handshake>,
+    pub(super) receive: Option<Receive>,
+    pub(super) sends: VecDeque<Send>,
+    pub(super) standing: Standing,
+    pub(super) chain: Vec<Vec<u8>>,
+    pub(super) resumable: Option<Resumable>,
+    pub(super) resumed: bool,
+    /// The handshake has said what it says first.
+    begun: bool,
+    /// When a connection that lingers is closed in any case.
+    linger: Option<Instant>,
+    /// The peer has closed the connection's other direction, or all of it.
+    ends: bool,
+}
+
+/// Why the socket did not do it.
+enum Stop {
+    /// It will, later.
+    Blocked,
+    /// It never will.
+    Closed,
+}
+
+impl From<Errno> for Stop {
+    fn from(error: Errno) -> Self {
+        match error {
+            Errno::AGAIN => Self::Blocked,
+            _ => Self::Closed,
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn new(settings: Arc<Settings>) -> Self {
+        Self {
+            state: SessionState::Open,
+            settings,
+            counted: true,
+            link: None,
+            shake: Shake::Over,
+            live: None,
+            unsent: Unsent::default(),
+            handshake: None,
+            receive: None,
+            sends: VecDeque::new(),
+            standing: Standing::Checked,
+            chain: Vec::new(),
+            resumable: None,
+            resumed: false,
+            begun: false,
+            linger: None,
+            ends: false,
+        }
+    }
+
+    /// Does what can be done. Whether there is more for another turn.
+    pub(super) fn advance(&mut self, common: &Common, ends: bool, scratch: &mut [u8]) -> bool {
+        self.ends |= ends;
+        let again = match self.state {
+            SessionState::Handshaking => {
+                self.shake(common, scratch);
+                false
+            }
+            SessionState::Established => self.transfer(common, scratch),
+            _ => false,
+        };
+        let again = match self.linger {
+            Some(_) => self.drain(scratch),
+            None => again,
+        };
+        self.arm();
+        again
+    }
+
+    /// Reads the socket once; 0 bytes are its end.
+    fn read(&self, scratch: &mut [u8]) -> Result<usize, Stop> {
+        let link = self.link.as_ref().ok_or(Stop::Closed)?;
+        Ok(rustix::io::retry_on_intr(|| {
+            rustix::io::read(&link.socket, &mut *scratch)
+        })?)
+    }
+
+    /// Sends what is unsent.
+    fn flush(&mut self) -> Result<(), Stop> {
+        let link = self.link.as_ref().ok_or(Stop::Closed)?;
+        while !self.unsent.waiting().is_empty() {
+            let waiting = self.unsent.waiting();
+            let sent = rustix::io::retry_on_intr(|| {
+                rustix::net::send(&link.socket, waiting, SendFlags::NOSIGNAL)
+            })?;
+            self.unsent.took(sent);
+        }
+        Ok(())
+    }
+
+    // ------------------------------------------------------------ the handshake
+
+    fn shake(&mut self, common: &Common, scratch: &mut [u8]) {
+        let failed = match self.try_shake(common, scratch) {
+            Ok(()) => return,
+            Err(error) => error,
+        };
+        self.shake = Shake::Over;
+        self.state = SessionState::Failed;
+        self.end_handshake(common, Some(failed));
+        self.linger();
+    }
+
+    //= spec/port.md#handshake
+    fn try_shake(&mut self, common: &Common, scratch: &mut [u8]) -> Result<(), Error> {
+        let domain = &common.environment.domain;
+        if !core::mem::replace(&mut self.begun, true) {
+            self.shake.begin(domain, &mut self.unsent.bytes)?;
+        }
+        loop {
+            match self.flush() {
+                Ok(()) => {}
+                Err(Stop::Blocked) => return Ok(()),
+                Err(Stop::Closed) => return Err(Code::SocketClosed.into()),
+            }
+            if self.live.is_some() {
+                self.state = SessionState::Established;
+                self.end_handshake(common, None);
+                return Ok(());
+            }
+            let count = match self.read(scratch) {
+                Ok(0) | Err(Stop::Closed) => return Err(Code::SocketClosed.into()),
+                Ok(count) => count,
+                Err(Stop::Blocked) => return Ok(()),
+            };
+            let done = self
+                .shake
+                .feed(&scratch[..count], domain, &mut self.unsent.bytes)?;
+            match done {
+                Some(done) => self.established(done),
+                // The socket had no more, and an edge tells when it has.
+                None if count < SCRATCH && !self.ends => match self.flush() {
+                    Err(Stop::Closed) => return Err(Code::SocketClosed.into()),
+                    _ => return Ok(()),
+                },
+                None => {}
+            }
+        }
+    }
+
+    fn established(&mut self, done: Done) {
+        self.shake = Shake::Over;
+        self.resumed = done.live.facts().resumed;
+        self.live = Some(Box::new(done.live));
+        self.standing = done.standing;
+        self.chain = done.chain;
+        self.resumable = done.resumable;
+    }
+
+    fn end_handshake(&mut self, common: &Common, error: Option<Error>) {
+        let Some(Handshake { tag, session, .. }) = self.handshake.take() else {
+            return;
+        };
+        common.post(Completion {
+            operation: Operation::Handshake,
+            tag,
+            session: Some(session),
+            value: u64::from(error.is_none() && self.resumed),
+            data: Vec::new(),
+            error,
+        });
+    }
+
+    // ------------------------------------------------------------ data
+
+    /// Sends and receives. Whether there is more to receive.
+    fn transfer(&mut self, common: &Common, scratch: &mut [u8]) -> bool {
+        self.send(common);
+        let again = match self.receive(common, scratch) {
+            Ok(again) => again,
+            Err(status) => {
+                self.fail(common, status);
+                return false;
+            }
+        };
+        // What was received may have to be answered.
+        self.answer();
+        if self.flush().is_ok() && self.receive.is_none() && self.sends.is_empty() {
+            self.rest();
+        }
+        again
+    }
+
+    /// Queues what the channel itself has to say, unless much waits already.
+    fn answer(&mut self) {
+        if let Some(live) = &mut self.live
+            && self.unsent.waiting().len() < UNSENT
+        {
+            live.answer(&mut self.unsent.bytes);
+        }
+    }
+
+    //= spec/port.md#send
+    fn send(&mut self, common: &Common) {
+        loop {
+            self.answer();
+            if let Err(status) = self.seal() {
+                return self.fail(common, status);
+            }
+            let flushed = match self.unsent.waiting().is_empty() {
+                true => return self.end_sends(common),
+                false => self.flush(),
+            };
+            self.end_sends(common);
+            match flushed {
+                Ok(()) => {}
+                Err(Stop::Blocked) => return,
+                Err(Stop::Closed) => {
+                    // What was cut off must not be followed by anything.
+                    self.unsent.take();
+                    if let Some(link) = &self.link {
+                        let _ = rustix::net::shutdown(&link.socket, Shutdown::Write);
+                    }
+                    return self.abandon_sends(common, &Code::SocketClosed.into());
+                }
+            }
+        }
+    }
+
+    /// Seals as much as may wait for the socket.
+    fn seal(&mut self) -> Result<(), Status> {
+        let Some(live) = &mut self.live else {
+            return Ok(());
+        };
+        for send in &mut self.sends {
+            while send.sealed < send.data.len() {
+                if self.unsent.waiting().len() >= UNSENT {
+                    return Ok(());
+                }
+                let rest = &send.data[send.sealed..];
+                let piece = &rest[..rest.len().min(PIECE)];
+                live.write(piece, &mut self.unsent.bytes)?;
+                send.sealed += piece.len();
+            }
+            if send.end.is_none() {
+                send.end = Some(self.unsent.end());
+            }
+        }
+        Ok(())
+    }
+
+    /// Completes the sends of which the socket has taken everything.
+    fn end_sends(&mut self, common: &Common) {
+        let taken = self.unsent.taken;
+        let over = |send: &Send| send.end.is_some_and(|end| end <= taken);
+        while self.sends.front().is_some_and(over) {
+            if let Some(send) = self.sends.pop_front() {
+                send.complete(common, None);
+            }
+        }
+    }
+
+    pub(super) fn abandon_sends(&mut self, common: &Common, error: &Error) {
+        for send in core::mem::take(&mut self.sends) {
+            send.complete(common, Some(error.clone()));
+        }
+    }
+
+    //= spec/port.md#receive
+    fn receive(&mut self, common: &Common, scratch: &mut [u8]) -> Result<bool, Status> {
+        let mut turn = 0;
+        while let (Some(receive), Some(live)) = (&mut self.receive, &mut self.live) {
+            match live.read(&mut receive.buffer[receive.filled..])? {
+                Opened::Data(count) => {
+                    receive.filled += count;
+                    let full = receive.filled == receive.buffer.len();
+                    if full || receive.amount == Amount::Some {
+                        self.end_receive(common, None);
+                    }
+                    continue;
+                }
+                Opened::Ended => {
+                    self.end_receive(common, None);
+                    continue;
+                }
+                Opened::More if turn >= TURN => return Ok(true),
+                Opened::More => {}
+            }
+            match self.read(scratch) {
+                Err(Stop::Blocked) => return Ok(false),
+                Ok(0) | Err(Stop::Closed) => {
+                    self.end_receive(common, Some(Code::SocketClosed.into()));
+                }
+                Ok(count) => {
+                    turn += count;
+                    if let Some(live) = &mut self.live {
+                        live.feed(&scratch[..count])?;
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    pub(super) fn end_receive(&mut self, common: &Common, error: Option<Error>) {
+        let Some(receive) = self.receive.take() else {
+            return;
+        };
+        let mut data = receive.buffer;
+        data.truncate(receive.filled);
+        common.post(Completion {
+            operation: Operation::Receive,
+            tag: receive.tag,
+            session: Some(receive.session),
+            value: receive.filled as u64,
+            data,
+            error,
+        });
+    }
+
+    /// Gives back what an idle session does not need.
+    fn rest(&mut self) {
+        if let Some(live) = &mut self.live {
+            live.rest();
+        }
+    }
+
+    /// Ends the session after an error of its context, which has an alert to send.
+    fn fail(&mut self, common: &Common, status: Status) {
+        self.state = SessionState::Failed;
+        let error = Error::told(Code::SessionFailed, Some(status), "");
+        self.abandon(common, &error);
+        if let Some(mut live) = self.live.take() {
+            live.answer(&mut self.unsent.bytes);
+        }
+        self.linger();
+    }
+
+    // ------------------------------------------------------------ ends
+
+    /// Ends every pending operation with an error.
+    pub(super) fn abandon(&mut self, common: &Common, error: &Error) {
+        self.end_handshake(common, Some(error.clone()));
+        self.end_receive(common, Some(error.clone()));
+        self.abandon_sends(common, error);
+    }
+
+    /// Ends a handshake without a word: a peer that is slow is not waited for once more.
+    pub(super) fn break_off(&mut self, common: &Common, code: Code) {
+        self.shake = Shake::Over;
+        self.live = None;
+        self.state = SessionState::Failed;
+        self.end_handshake(common, Some(code.into()));
+        self.dismiss();
+    }
+
+    /// Closes the session: its pending operations are over, and the peer is told, if it listens.
+    //= spec/port.md#close
+    pub(super) fn close(&mut self, common: &Common) {
+        let before = core::mem::replace(&mut self.state, SessionState::Closed);
+        match before {
+            SessionState::Established => {
+                self.abandon(common, &Code::SessionClosed.into());
+                if let Some(live) = self.live.take() {
+                    live.close(&mut self.unsent.bytes);
+                }
+                self.linger();
+            }
+            SessionState::Handshaking => {
+                self.shake = Shake::Over;
+                self.live = None;
+                self.abandon(common, &Code::SessionClosed.into());
+                self.dismiss();
+            }
+            _ => {}
+        }
+        if core::mem::take(&mut self.counted) {
+            common.environment.leave();
+        }
+    }
+
+    /// Lets the last bytes leave, and then drops what the peer still sends until it closes: a
+    /// connection closed on unread bytes would be reset, and take the last bytes with it.
+    fn linger(&mut self) {
+        self.linger = Some(Instant::now() + LINGER);
+        let mut scratch = [0; 4096];
+        if self.drain(&mut scratch)
+            && let Some(link) = &self.link
+        {
+            link.driver.go_on(link.key);
+        }
+        self.arm();
+    }
+
+    /// One turn of lingering. Whether there is more for another.
+    fn drain(&mut self, scratch: &mut [u8]) -> bool {
+        match self.flush() {
+            Err(Stop::Blocked) => return false,
+            Err(Stop::Closed) => {
+                self.dismiss();
+                return false;
+            }
+            Ok(()) => {}
+        }
+        let Some(link) = &self.link else {
+            return false;
+        };
+        if rustix::net::shutdown(&link.socket, Shutdown::Write).is_err() {
+            self.dismiss();
+            return false;
+        }
+        let mut turn = 0;
+        while turn < TURN {
+            match self.read(scratch) {
+                Err(Stop::Blocked) => return false,
+                Ok(0) | Err(Stop::Closed) => {
+                    self.dismiss();
+                    return false;
+                }
+                Ok(count) => turn += count,
+            }
+        }
+        true
+    }
+
+    /// Closes the connection.
+    pub(super) fn dismiss(&mut self) {
+        self.linger = None;
+        self.unsent.take();
+        if let Some(link) = self.link.take() {
+            // A forked process may hold a copy of the descriptor: the connection ends all the same.
+            let socket = link.unlink();
+            let _ = rustix::net::shutdown(&socket, Shutdown::Both);
+        }
+    }
+
+    /// What is due at `now`.
+    //= spec/port.md#timeouts
+    pub(super) fn expire(&mut self, common: &Common, now: Instant) {
+        if let Some(link) = &mut self.link {
+            link.timer = None;
+        }
+        let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if over(self.handshake.as_ref().map(|handshake| handshake.deadline)) {
+            self.break_off(common, Code::HandshakeTimeout);
+        }
+        if over(self.receive.as_ref().and_then(|receive| receive.deadline)) {
+            self.end_receive(common, Some(Code::ReadTimeout.into()));
+        }
+        if over(self.linger) {
+            self.dismiss();
+        }
+        self.arm();
+    }
+
+    /// Sees to it that the driver looks when something is due: at most one timer a session.
+    pub(super) fn arm(&mut self) {
+        let handshake = self.handshake.as_ref().map(|pending| pending.deadline);
+        let receive = self.receive.as_ref().and_then(|pending| pending.deadline);
+        let due = handshake
+            .into_iter()
+            .chain(receive)
+            .chain(self.linger)
+            .min();
+        let (Some(due), Some(link)) = (due, &mut self.link) else {
+            return;
+        };
+        // One that is too early looks, and is set anew.
+        if link.timer.is_some_and(|(when, _)| when <= due) {
+            return;
+        }
+        let later = core::mem::replace(&mut link.timer, link.driver.look_at(link.key, due));
+        if let Some(later) = later {
+            link.driver.forget(later);
+        }
+    }
+}

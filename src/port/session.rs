@@ -1,0 +1,509 @@
+//! Sessions: one connection each, from its handshake to its end.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::attribute::target_name;
+use super::connection::Connection;
+use super::driver::SCRATCH;
+use super::environment;
+use super::pending::{Handshake, Link, Receive, Send};
+use super::shake::Shake;
+use super::{Attribute, Code, Completion, Environment, Error, Live, Operation};
+use crate::context::{Facts, Role};
+use crate::establish::Standing;
+use crate::exit::SessionIdentifier;
+
+/// Most bytes that one receive takes.
+pub const RECEIVE_LIMIT: usize = 16 << 20;
+
+/// The state of a [`Session`] (`spec/port.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SessionState {
+    /// Attributes can be overridden, and the handshake started.
+    Open,
+    /// The handshake is pending.
+    Handshaking,
+    /// Data can be received and sent.
+    Established,
+    /// The handshake or the context has failed; it can be closed.
+    Failed,
+    /// Closed, or given up with [`Session::detach`].
+    Closed,
+}
+
+/// Whether a receive waits until its buffer is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Amount {
+    /// Whatever is there, at least one byte.
+    Some,
+    /// As much as the buffer holds; less only at the end, or with an error.
+    Full,
+}
+
+/// One connection and its context. The handle can be cloned and used by many threads at once;
+/// pending operations and their completions hold one. When the last is dropped, the session is
+/// closed.
+#[derive(Clone)]
+pub struct Session(Arc<Handle>);
+
+struct Handle(Arc<Core>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.0.common.environment.port.here().is_ok() {
+            self.0.close();
+        }
+    }
+}
+
+/// A session as its driver holds it.
+pub(super) struct Core {
+    common: Common,
+    connection: Mutex<Connection>,
+}
+
+/// What of a session does not change.
+pub(super) struct Common {
+    pub(super) environment: Arc<environment::Common>,
+    id: u64,
+}
+
+impl Common {
+    pub(super) fn post(&self, completion: Completion) {
+        self.environment.port.queue.post(completion);
+    }
+}
+
+/// What a session leaves that was given up ([`Session::detach`]).
+pub struct Parts {
+    /// The context, with what was received and not read.
+    pub live: Live,
+    /// The connection; it does not block.
+    pub socket: OwnedFd,
+    /// Sealed bytes that must be sent before anything else.
+    pub unsent: Vec<u8>,
+}
+
+impl core::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Parts")
+            .field("session", &self.live.session())
+            .field("unsent", &self.unsent.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A send that was not started; the data come back.
+pub struct NotSent {
+    /// Why.
+    pub error: Error,
+    /// What was to be sent.
+    pub data: Vec<u8>,
+}
+
+impl core::fmt::Debug for NotSent {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "NotSent({} bytes, {:?})", self.data.len(), self.error)
+    }
+}
+
+impl core::fmt::Display for NotSent {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl core::error::Error for NotSent {}
+
+impl From<NotSent> for Error {
+    fn from(not_sent: NotSent) -> Self {
+        not_sent.error
+    }
+}
+
+impl Session {
+    /// Opens a session, with the attributes of its environment.
+    ///
+    /// # Errors
+    /// [`Code::InvalidState`] before the environment is initialised, [`Code::EnvironmentClosed`],
+    /// [`Code::SessionsFull`].
+    //= spec/port.md#session-states
+    pub fn open(environment: &Environment) -> Result<Self, Error> {
+        environment.0.port.check()?;
+        let settings = environment.0.enter()?;
+        let common = Common {
+            environment: environment.0.clone(),
+            id: environment.0.port.draw(),
+        };
+        Ok(Self(Arc::new(Handle(Arc::new(Core {
+            common,
+            connection: Mutex::new(Connection::new(settings)),
+        })))))
+    }
+
+    /// Overrides an attribute, for this session alone.
+    ///
+    /// # Errors
+    /// [`Code::InvalidState`] once the handshake was started, [`Code::EnvironmentOnly`], or the
+    /// attribute's own.
+    //= spec/port.md#inherited
+    pub fn set(&self, attribute: Attribute) -> Result<(), Error> {
+        let (core, mut connection) = self.locked()?;
+        if connection.state != SessionState::Open {
+            return Err(Code::InvalidState.into());
+        }
+        let key = attribute.key();
+        if !key.row().session {
+            return Err(Code::EnvironmentOnly.into());
+        }
+        if let Attribute::Resumption(true) = attribute
+            && !core.common.environment.resumption()
+        {
+            return Err(Code::BadResumption.into());
+        }
+        Arc::make_mut(&mut connection.settings).set(attribute)?;
+        Ok(())
+    }
+
+    /// Starts the handshake over a connected stream socket, which the session owns from now on.
+    /// Returns at once; the completion is posted under `tag`.
+    ///
+    /// # Errors
+    /// [`Code::InvalidState`] when it was started before, [`Code::EnvironmentClosed`], the error of
+    /// an attribute that does not fit the others, [`Code::System`]. The session stays open then, and
+    /// the socket is closed.
+    //= spec/port.md#handshake
+    pub fn start_handshake(&self, socket: impl Into<OwnedFd>, tag: u64) -> Result<(), Error> {
+        let socket = socket.into();
+        let (core, mut connection) = self.locked()?;
+        let port = &core.common.environment.port;
+        port.alive()?;
+        if connection.state != SessionState::Open {
+            return Err(Code::InvalidState.into());
+        }
+        let settings = connection.settings.clone();
+        let establishment = core.common.environment.establishment(&settings)?;
+        let target = match settings.role {
+            Role::Initiator => Some(settings.target.as_deref().ok_or(Code::BadTarget)?),
+            Role::Acceptor => None,
+        };
+        let target = target.and_then(target_name);
+        let shake = Shake::new(establishment, settings.framing, target)?;
+        rustix::io::ioctl_fionbio(&socket, true)
+            .map_err(|error| Error::of_system(&error.into()))?;
+        connection.shake = shake;
+        connection.handshake = Some(Handshake {
+            tag,
+            session: self.clone(),
+            deadline: Instant::now() + settings.handshake_timeout,
+        });
+        connection.state = SessionState::Handshaking;
+        // The driver is told of the socket at once, and begins when this lock is released.
+        let driver = port.driver(core.common.id);
+        let key = match driver.add(core, socket.as_fd()) {
+            Ok(Some(key)) => key,
+            answer => {
+                connection.shake = Shake::Over;
+                connection.state = SessionState::Open;
+                let started = connection.handshake.take();
+                drop(connection);
+                // This handle is not the last: the caller holds one.
+                drop(started);
+                return Err(match answer {
+                    Err(error) => Error::of_system(&error),
+                    Ok(_) => Code::PortDestroyed.into(),
+                });
+            }
+        };
+        connection.link = Some(Link::new(socket, driver, key));
+        connection.arm();
+        Ok(())
+    }
+
+    /// Starts to receive up to `buffer.len()` bytes, 1 to [`RECEIVE_LIMIT`]; the completion has
+    /// the buffer. Returns at once.
+    ///
+    /// # Errors
+    /// [`Code::InvalidState`] unless it is established, [`Code::AlreadyPending`],
+    /// [`Code::BadBuffer`].
+    //= spec/port.md#receive
+    pub fn start_receive(&self, buffer: Vec<u8>, amount: Amount, tag: u64) -> Result<(), Error> {
+        let (core, mut connection) = self.established()?;
+        if connection.receive.is_some() {
+            return Err(Code::AlreadyPending.into());
+        }
+        if buffer.is_empty() || buffer.len() > RECEIVE_LIMIT {
+            return Err(Code::BadBuffer.into());
+        }
+        let patience = connection.settings.read_timeout;
+        connection.receive = Some(Receive {
+            tag,
+            session: self.clone(),
+            buffer,
+            filled: 0,
+            amount,
+            deadline: patience.map(|patience| Instant::now() + patience),
+        });
+        core.advance_here(connection);
+        Ok(())
+    }
+
+    /// Starts to send: the completion comes once the connection has taken all of `data`, and gives
+    /// the buffer back. Sends are made in the order in which they were started; together at most
+    /// the session's unsent limit are pending. Returns at once.
+    ///
+    /// # Errors
+    /// [`Code::InvalidState`] unless it is established, [`Code::SendFull`] when less is pending
+    /// first, [`Code::BadBuffer`] when `data` are empty or longer than the limit. The data come
+    /// back.
+    //= spec/port.md#send
+    pub fn start_send(&self, data: Vec<u8>, tag: u64) -> Result<(), NotSent> {
+        let (core, mut connection) = match self.established() {
+            Ok(established) => established,
+            Err(error) => return Err(NotSent { error, data }),
+        };
+        let limit = connection.settings.unsent_limit;
+        let pending: usize = connection.sends.iter().map(|send| send.data.len()).sum();
+        let refused = match data.len() {
+            0 => Some(Code::BadBuffer),
+            length if length > limit => Some(Code::BadBuffer),
+            length if length > limit - pending.min(limit) => Some(Code::SendFull),
+            _ => None,
+        };
+        if let Some(code) = refused {
+            let error = code.into();
+            return Err(NotSent { error, data });
+        }
+        connection.sends.push_back(Send {
+            tag,
+            session: self.clone(),
+            data,
+            sealed: 0,
+            end: None,
+        });
+        core.advance_here(connection);
+        Ok(())
+    }
+
+    /// Cancels the pending operations of one kind, and answers how many; each is completed with
+    /// [`Code::Cancelled`] and what was done of it. A cancelled handshake is the session's end. Of
+    /// a cancelled send, what was sealed is sent; what follows in the stream is the next send.
+    ///
+    /// # Errors
+    /// [`Code::PortForked`].
+    //= spec/port.md#cancel
+    pub fn cancel(&self, operation: Operation) -> Result<usize, Error> {
+        let (core, mut connection) = self.locked()?;
+        let count = connection.pending(operation);
+        match operation {
+            Operation::Handshake if count > 0 => {
+                connection.break_off(&core.common, Code::Cancelled);
+            }
+            Operation::Receive => {
+                connection.end_receive(&core.common, Some(Code::Cancelled.into()));
+            }
+            Operation::Send => connection.abandon_sends(&core.common, &Code::Cancelled.into()),
+            _ => {}
+        }
+        Ok(count)
+    }
+
+    /// Whether an operation of this kind is pending: started, and its completion not posted.
+    pub fn is_pending(&self, operation: Operation) -> bool {
+        self.locked()
+            .is_ok_and(|(_, connection)| connection.pending(operation) > 0)
+    }
+
+    /// Closes the session: its pending operations are completed with [`Code::SessionClosed`], the
+    /// context ends, and the peer is told. Bytes that were sealed leave, if the peer takes them
+    /// within 2 seconds.
+    ///
+    /// # Errors
+    /// [`Code::InvalidState`] when it was closed before.
+    //= spec/port.md#close
+    pub fn close(&self) -> Result<(), Error> {
+        let (core, mut connection) = self.locked()?;
+        if connection.state == SessionState::Closed {
+            return Err(Code::InvalidState.into());
+        }
+        connection.close(&core.common);
+        Ok(())
+    }
+
+    /// Gives up an established session: its context, alive, with its connection, for this process
+    /// to use otherwise or to export to another. The session is closed then, and nobody is told.
+    ///
+    /// # Errors
+    /// [`Code::InvalidState`] unless it is established, [`Code::AlreadyPending`] while a receive
+    /// or a send is; the session stays as it is.
+    //= spec/port.md#detach
+    pub fn detach(&self) -> Result<Parts, Error> {
+        let (core, mut connection) = self.locked()?;
+        if connection.state != SessionState::Established {
+            return Err(Code::InvalidState.into());
+        }
+        if connection.receive.is_some() || !connection.sends.is_empty() {
+            return Err(Code::AlreadyPending.into());
+        }
+        let (Some(live), Some(link)) = (connection.live.take(), connection.link.take()) else {
+            return Err(Code::InvalidState.into());
+        };
+        let unsent = connection.unsent.take();
+        let parts = Parts {
+            live: *live,
+            socket: link.unlink(),
+            unsent,
+        };
+        connection.state = SessionState::Closed;
+        connection.counted = false;
+        core.common.environment.leave();
+        Ok(parts)
+    }
+
+    /// Ends the session's tickets, and those of the sessions it was resumed from or that were
+    /// resumed from it; at an initiator, all tickets of its acceptor. The session goes on. Whether
+    /// there were any.
+    ///
+    /// # Errors
+    /// [`Code::PortForked`].
+    //= spec/port.md#session-cache
+    pub fn drop_from_cache(&self) -> Result<bool, Error> {
+        let (core, connection) = self.locked()?;
+        let cache = core.common.environment.cache();
+        match (cache, &connection.resumable) {
+            (Some(cache), Some(resumable)) => {
+                cache.forget(resumable);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Its state.
+    pub fn state(&self) -> SessionState {
+        self.locked()
+            .map_or(SessionState::Closed, |(_, connection)| connection.state)
+    }
+
+    /// The number of the session, of no other of its port.
+    pub fn id(&self) -> u64 {
+        self.0.0.common.id
+    }
+
+    /// The session identifier of the context, the same on every hop; none unless established.
+    pub fn identifier(&self) -> Option<SessionIdentifier> {
+        let (_, connection) = self.locked().ok()?;
+        Some(connection.live.as_ref()?.session())
+    }
+
+    /// Looks at what is known of the context. `look` must not use the session.
+    ///
+    /// # Errors
+    /// [`Code::InvalidState`] unless it is established.
+    pub fn facts<T>(&self, look: impl FnOnce(&Facts) -> T) -> Result<T, Error> {
+        let (_, connection) = self.locked()?;
+        match &connection.live {
+            Some(live) if connection.state == SessionState::Established => Ok(look(live.facts())),
+            _ => Err(Code::InvalidState.into()),
+        }
+    }
+
+    /// What the peer's certificates are worth, once it is established.
+    pub fn standing(&self) -> Standing {
+        self.locked()
+            .map_or(Standing::Unproved, |(_, connection)| connection.standing)
+    }
+
+    /// The peer's certificates, DER, leaf first; none when it presented none.
+    pub fn peer_chain(&self) -> Vec<Vec<u8>> {
+        self.locked()
+            .map(|(_, connection)| connection.chain.clone())
+            .unwrap_or_default()
+    }
+
+    /// The session under its lock, in the process it belongs to.
+    fn locked(&self) -> Result<(&Arc<Core>, MutexGuard<'_, Connection>), Error> {
+        let core = &self.0.0;
+        core.common.environment.port.here()?;
+        Ok((core, core.connection()))
+    }
+
+    fn established(&self) -> Result<(&Arc<Core>, MutexGuard<'_, Connection>), Error> {
+        let (core, connection) = self.locked()?;
+        core.common.environment.port.alive()?;
+        match connection.state {
+            SessionState::Established => Ok((core, connection)),
+            _ => Err(Code::InvalidState.into()),
+        }
+    }
+}
+
+impl core::fmt::Debug for Session {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("Session").field(&self.id()).finish()
+    }
+}
+
+impl Connection {
+    /// Operations of a kind that are pending.
+    fn pending(&self, operation: Operation) -> usize {
+        match operation {
+            Operation::Handshake => usize::from(self.handshake.is_some()),
+            Operation::Receive => usize::from(self.receive.is_some()),
+            Operation::Send => self.sends.len(),
+            Operation::Event | Operation::Ended => 0,
+        }
+    }
+}
+
+impl Core {
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what can be done now, for the driver. Whether there is more for another turn.
+    pub(super) fn advance(&self, ends: bool, scratch: &mut [u8]) -> bool {
+        self.connection().advance(&self.common, ends, scratch)
+    }
+
+    /// Does what can be done now, for the caller, who has the lock.
+    fn advance_here(&self, mut connection: MutexGuard<'_, Connection>) {
+        let mut scratch = [0; SCRATCH];
+        if connection.advance(&self.common, false, &mut scratch)
+            && let Some(link) = &connection.link
+        {
+            link.driver.go_on(link.key);
+        }
+    }
+
+    pub(super) fn expire(&self, now: Instant) {
+        self.connection().expire(&self.common, now);
+    }
+
+    fn close(&self) {
+        let mut connection = self.connection();
+        if connection.state != SessionState::Closed {
+            connection.close(&self.common);
+        }
+    }
+
+    /// The port is destroyed: what is pending is over, and there is no driver any more.
+    //= spec/port.md#destroy
+    pub(super) fn orphan(&self) {
+        let mut connection = self.connection();
+        if connection.state == SessionState::Handshaking {
+            connection.break_off(&self.common, Code::PortDestroyed);
+        }
+        connection.abandon(&self.common, &Code::PortDestroyed.into());
+        if matches!(
+            connection.state,
+            SessionState::Failed | SessionState::Closed
+        ) {
+            connection.dismiss();
+        }
+    }
+}
