@@ -38,7 +38,13 @@ fn three_hundred_talking_clients_do_not_notice() {
     lazy.iter_mut().try_for_each(Client::drain).unwrap();
     silent.iter_mut().try_for_each(Client::round).unwrap();
     assert!(newcomers.stop().unwrap() > 3);
-    for client in talking.stop().unwrap().into_iter().chain(lazy).chain(silent) {
+    for client in talking
+        .stop()
+        .unwrap()
+        .into_iter()
+        .chain(lazy)
+        .chain(silent)
+    {
         client.close().unwrap();
     }
 }
@@ -104,7 +110,9 @@ fn a_successor_that_does_not_start_costs_nothing() {
     fails(&mut server, "the successor refuses: ");
     fs::write(&server.key, key).unwrap();
     assert_eq!(server.restart(), 5);
-    bystanders.into_iter().for_each(|client| client.close().unwrap());
+    bystanders
+        .into_iter()
+        .for_each(|client| client.close().unwrap());
 }
 
 //= proves spec/succession.md#deadlines C4
@@ -129,12 +137,20 @@ fn a_successor_with_too_few_descriptors_gets_nothing() {
     fails(&mut server, "descriptors and needs 4");
     server.replace(|new| fs::hard_link(&good, new).unwrap());
     assert_eq!(server.restart(), 30);
-    bystanders.into_iter().for_each(|client| client.close().unwrap());
+    bystanders
+        .into_iter()
+        .for_each(|client| client.close().unwrap());
 }
 
 /// The clients that still hear what they say.
 fn alive(clients: Vec<Client>) -> Vec<Client> {
-    let talks = |mut client: Client| client.round().and_then(|()| client.complete()).ok().map(|()| client);
+    let talks = |mut client: Client| {
+        client
+            .round()
+            .and_then(|()| client.complete())
+            .ok()
+            .map(|()| client)
+    };
     clients.into_iter().filter_map(talks).collect()
 }
 
@@ -163,18 +179,28 @@ fn a_successor_killed_at_any_step_costs_only_what_it_had() {
         server.fault_successor(fault);
         let mut clients = server.clients(20);
         // Each has half a record in the server.
-        clients.iter_mut().for_each(|client| client.round().unwrap());
+        clients
+            .iter_mut()
+            .for_each(|client| client.round().unwrap());
         server.signal(rustix::process::Signal::USR2);
         let line = server.wait(" goes on with ");
         let clients = alive(clients);
         let lost = 20 - clients.len();
-        assert!((least..=most).contains(&lost), "{fault}: {lost} lost: {line}");
-        assert!(line.contains(&format!("goes on with {}, ", 20 - lost)), "{fault}: {line}");
+        assert!(
+            (least..=most).contains(&lost),
+            "{fault}: {lost} lost: {line}"
+        );
+        assert!(
+            line.contains(&format!("goes on with {}, ", 20 - lost)),
+            "{fault}: {line}"
+        );
         serves(&server);
         // And once more, this time to its end.
         server.replace(|new| fs::hard_link(restarting::folder().join("server"), new).unwrap());
         assert_eq!(server.restart(), clients.len(), "{fault}");
-        clients.into_iter().for_each(|client| client.close().unwrap());
+        clients
+            .into_iter()
+            .for_each(|client| client.close().unwrap());
     }
 }
 
@@ -189,7 +215,9 @@ fn a_successor_killed_between_two_parcels_costs_the_first_at_most() {
     let line = server.wait(" goes on with ");
     let clients = alive(clients);
     assert_eq!(clients.len(), 300 - 253, "{line}");
-    clients.into_iter().for_each(|client| client.close().unwrap());
+    clients
+        .into_iter()
+        .for_each(|client| client.close().unwrap());
     serves(&server);
 }
 
@@ -213,15 +241,23 @@ fn an_old_process_killed_at_any_step_costs_only_what_it_had_not_sent() {
     {
         let mut server = Server::start(&format!("old-{at}"), Some(fault), &[]);
         let mut clients = server.clients(20);
-        clients.iter_mut().for_each(|client| client.round().unwrap());
+        clients
+            .iter_mut()
+            .for_each(|client| client.round().unwrap());
         server.signal(rustix::process::Signal::USR2);
         // After END there is nothing left to be orphaned of.
         let ended = fault.starts_with("succession.ended");
-        let line = server.wait(if ended { " succeeds with " } else { " orphaned with " });
+        let line = server.wait(if ended {
+            " succeeds with "
+        } else {
+            " orphaned with "
+        });
         assert_eq!(server.follow(&line), left, "{fault}");
         let clients = alive(clients);
         assert_eq!(clients.len(), left, "{fault}");
-        clients.into_iter().for_each(|client| client.close().unwrap());
+        clients
+            .into_iter()
+            .for_each(|client| client.close().unwrap());
         serves(&server);
     }
 }

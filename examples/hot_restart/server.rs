@@ -15,7 +15,9 @@ use baton::cred::AcceptorCredential;
 use baton::establish::AcceptorConfig;
 use baton::ledger::Domain;
 use baton::record::Record;
-use baton::succession::{Heard, Inheritance, Offer, Patience, Predecessor, Program, Successor, Told};
+use baton::succession::{
+    Heard, Inheritance, Offer, Patience, Predecessor, Program, Successor, Told,
+};
 use baton::sys::process::{Signal, raise_descriptor_limit};
 use baton::sys::signal::Watch;
 use baton::transfer::{Laden, MAX_MEMBERS};
@@ -366,9 +368,7 @@ impl Server {
             return;
         }
         let now = Instant::now();
-        let is_late = |slot: &Option<Slot>| {
-            matches!(slot, Some(Slot { connection: Connection::Handshake(it), .. }) if it.until <= now)
-        };
+        let is_late = |slot: &Option<Slot>| matches!(slot, Some(Slot { connection: Connection::Handshake(it), .. }) if it.until <= now);
         let late = (0..self.slots.len()).filter(|at| is_late(&self.slots[*at]));
         for at in late.collect::<Vec<_>>() {
             self.remove(at);
@@ -483,7 +483,10 @@ impl Server {
                     self.adopt(laden, Stays::No)?;
                 }
                 self.accept_from_now_on()?;
-                tell(&format!("goes on with {}, {count} back, {lost} lost: {error}", self.count));
+                tell(&format!(
+                    "goes on with {}, {count} back, {lost} lost: {error}",
+                    self.count
+                ));
                 return Ok(());
             }
         }
@@ -552,7 +555,14 @@ impl Server {
     /// The first connection from `from` on that can be given.
     fn next_to_give(&self, from: usize) -> Option<usize> {
         let can = |slot: &Option<Slot>| {
-            matches!(slot, Some(Slot { connection: Connection::Live(_), stays: Stays::No, .. }))
+            matches!(
+                slot,
+                Some(Slot {
+                    connection: Connection::Live(_),
+                    stays: Stays::No,
+                    ..
+                })
+            )
         };
         (from..self.slots.len()).find(|at| can(&self.slots[*at]))
     }

@@ -1,7 +1,7 @@
 //! The successor's side: what it gets from its predecessor.
 //!
 //! Invariants: nothing is accepted before the predecessor has said ACCEPT or is gone; a parcel is
-//! acknowledged only after its connections were given to the caller.
+//! acknowledged only after its connections were imported.
 //!
 //! SECURITY: this process takes a domain, and with it all it will run, from a socket. It takes it
 //! only from a socket that the process named in its environment has made, of its own user; what
@@ -114,11 +114,7 @@ impl Predecessor {
     /// The system's.
     pub fn ready(self) -> Result<Inheritance, Error> {
         let receiver = Receiver::new(self.socket)?;
-        match socket::send_with_fds(
-            receiver.socket(),
-            &[io::IoSlice::new(&wire::ready())],
-            &[],
-        ) {
+        match socket::send_with_fds(receiver.socket(), &[io::IoSlice::new(&wire::ready())], &[]) {
             // It is gone: that is heard next.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
             _ => {}
@@ -174,8 +170,7 @@ impl Inheritance {
     }
 
     /// Takes what is there, without waiting: one parcel at most, so that the connections that have
-    /// come are served meanwhile. A parcel is acknowledged by a later call, so serve, and call
-    /// again until there is nothing.
+    /// come are served meanwhile. To be called whenever the socket can be read.
     ///
     /// # Errors
     /// The system's, or [`Error::Defective`]: what has come is this process's, and nothing more
@@ -186,7 +181,11 @@ impl Inheritance {
         }
         match self.receiver.take::<F>(&self.domain)? {
             Incoming::Nothing => Ok(Told::Nothing),
-            Incoming::Parcel(deliveries) => Ok(arrived(deliveries)),
+            Incoming::Parcel(deliveries) => {
+                // What was imported is this process's already; the predecessor waits for this.
+                self.receiver.settle()?;
+                Ok(arrived(deliveries))
+            }
             Incoming::Word(wire::ACCEPT) => Ok(Told::Accept),
             Incoming::Word(wire::END) => {
                 //= spec/succession.md#end

@@ -71,7 +71,9 @@ impl Program {
 
 /// proc_pid_exe(5): the kernel puts this behind the path of a file that is there no more.
 fn as_it_was(path: &Path) -> PathBuf {
-    let shown = path.to_str().and_then(|path| path.strip_suffix(" (deleted)"));
+    let shown = path
+        .to_str()
+        .and_then(|path| path.strip_suffix(" (deleted)"));
     match shown {
         Some(before) if !path.exists() => before.into(),
         _ => path.into(),

@@ -91,6 +91,8 @@ struct Pending {
 struct Giving {
     sender: Sender,
     unsent: VecDeque<Unsent>,
+    /// Said by the successor, and not yet looked at.
+    words: Vec<u8>,
     ended: bool,
 }
 
@@ -106,11 +108,7 @@ impl<F: Framing> Successor<F> {
     /// [`Error::Start`] when the program cannot be executed, [`Error::OfferTooLarge`], or the
     /// system's. Nothing has changed.
     //= spec/succession.md#start
-    pub fn start(
-        program: &Program,
-        offer: &Offer<'_>,
-        patience: Patience,
-    ) -> Result<Self, Error> {
+    pub fn start(program: &Program, offer: &Offer<'_>, patience: Patience) -> Result<Self, Error> {
         let message = wire::offer(wire::VERSION, offer.listeners.len(), offer.note)
             .ok_or(Error::OfferTooLarge)?;
         let copies = offer.listeners.iter().map(BorrowedFd::try_clone_to_owned);
@@ -156,6 +154,8 @@ impl<F: Framing> Successor<F> {
     pub fn deadline(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Started(_) | Stage::Offered => Some(self.since + self.patience.ready),
+            // Something was taken from the socket that is still to be heard.
+            Stage::Giving(giving) if !giving.words.is_empty() => Some(self.since),
             Stage::Giving(giving) if giving.is_due() => Some(self.since + self.patience.answer),
             _ => None,
         }
@@ -267,6 +267,7 @@ impl<F: Framing> Successor<F> {
                     self.stage = Stage::Giving(Box::new(Giving {
                         sender: Sender::new(self.socket.try_clone()?)?,
                         unsent: VecDeque::new(),
+                        words: Vec::new(),
                         ended: false,
                     }));
                     self.since = Instant::now();
@@ -290,9 +291,8 @@ impl<F: Framing> Successor<F> {
         if received.len == 0 {
             return Err(Error::Gone);
         }
-        let is_child = |sender: socket::Peer| {
-            sender.pid == self.child.id() && sender.uid == process::uid()
-        };
+        let is_child =
+            |sender: socket::Peer| sender.pid == self.child.id() && sender.uid == process::uid();
         if !sender.is_some_and(is_child) {
             return Err(Error::Stranger);
         }
@@ -310,7 +310,7 @@ impl<F: Framing> Successor<F> {
         giving.send()?;
         let before = giving.sender.unacknowledged();
         let settled = giving.sender.settle();
-        let words = giving.sender.take_words();
+        giving.words.extend(giving.sender.take_words());
         if giving.sender.unacknowledged() < before {
             self.since = Instant::now();
         }
@@ -319,13 +319,9 @@ impl<F: Framing> Successor<F> {
         if !refused.is_empty() {
             //= spec/succession.md#refused
             let (connections, _) = take_back(refused, &self.domain);
-            // TAKEN may stand behind it: it is heard the next time, from here.
-            if all && words == [wire::TAKEN] {
-                self.stage = Stage::Taken;
-            }
             return Ok(Heard::Returned(connections));
         }
-        match words[..] {
+        match core::mem::take(&mut giving.words)[..] {
             [] => {}
             [wire::TAKEN] if all => {
                 self.stage = Stage::Taken;
@@ -387,7 +383,7 @@ impl Giving {
     fn send(&mut self) -> io::Result<()> {
         while let Some(next) = self.unsent.pop_front() {
             let (next, error) = match next {
-                Unsent::Parcel(parcel) => match self.sender.send(parcel) {
+                Unsent::Parcel(parcel) => match self.sender.post(parcel) {
                     Ok(()) => continue,
                     Err((parcel, error)) => (Unsent::Parcel(parcel), error),
                 },
@@ -406,7 +402,7 @@ impl Giving {
     }
 
     /// All parcels of which it is not known that everything was imported.
-    fn abandon(mut self: Box<Self>) -> Vec<Parcel> {
+    fn abandon(mut self) -> Vec<Parcel> {
         // Answers that came before its end spare an import that would be refused.
         let _ = self.sender.settle();
         let mut parcels = self.sender.abandon();

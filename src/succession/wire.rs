@@ -213,8 +213,16 @@ mod tests {
         let later = Hello { highest: 9, ..own };
         assert_eq!(later.agree().unwrap(), VERSION);
         for other in [
-            Hello { lowest: 2, highest: 9, ..own },
-            Hello { lowest: 0, highest: 0, ..own },
+            Hello {
+                lowest: 2,
+                highest: 9,
+                ..own
+            },
+            Hello {
+                lowest: 0,
+                highest: 0,
+                ..own
+            },
             Hello { token: 0, ..own },
         ] {
             assert!(matches!(other.agree(), Err(Error::Version)));

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::codec::Framing;
-use crate::context::{Context, Parts};
+use crate::context::{self, Context};
 use crate::crypto::TAG;
 use crate::ledger::{Claim, Domain, NotDeparted};
 use crate::secret::{Depth, Scratch, scrubbed};
@@ -164,8 +164,8 @@ impl<F: Framing> Filling<F> {
             .map_err(|_| Status::from(Minor::StateTooLarge))?;
         self.scratch[start..start + LENGTH].copy_from_slice(&length.to_be_bytes());
         if self.magic == LADEN {
-            let length = u32::try_from(luggage.len())
-                .map_err(|_| Status::from(Minor::StateTooLarge))?;
+            let length =
+                u32::try_from(luggage.len()).map_err(|_| Status::from(Minor::StateTooLarge))?;
             self.scratch.extend_from_slice(&length.to_be_bytes());
             self.scratch.extend_from_slice(luggage);
         }
@@ -229,7 +229,7 @@ fn stayed<F: Framing>(member: Laden<F>, status: Status) -> Stayed<F> {
 
 #[allow(clippy::result_large_err)]
 fn depart<F: Framing>(context: Context<F>, deadline: u64) -> Result<(), NotExported<F>> {
-    let (parts, id, claim, domain): (Parts<F>, _, Claim, Domain) = context.into_parts();
+    let (parts, id, claim, domain): (context::Parts<F>, _, Claim, Domain) = context.into_parts();
     match claim.depart(deadline) {
         Ok(_) => Ok(()),
         Err(NotDeparted { claim, stay }) => Err(NotExported {
@@ -322,9 +322,12 @@ fn import_member<F: Framing>(
     activate(domain, &binding, parts)
 }
 
+/// A member's binding and body, and its luggage.
+type Parts<'a> = (&'a [u8], &'a [u8]);
+
 /// The members between header and padding, each with its luggage.
 //= spec/token.md#laden
-fn members(magic: [u8; 3], mut bytes: &[u8]) -> Result<Vec<(&[u8], &[u8])>, Status> {
+fn members(magic: [u8; 3], mut bytes: &[u8]) -> Result<Vec<Parts<'_>>, Status> {
     let mut members = Vec::with_capacity(MAX_MEMBERS);
     loop {
         let (member, behind) = counted(bytes)?;

@@ -35,9 +35,7 @@ mod tests;
 mod token;
 
 pub use binding::Importer;
-pub use bundle::{
-    Bundled, Loaded, MAX_MEMBERS, Member, Stayed, bundle, load, unbundle, unload,
-};
+pub use bundle::{Bundled, Loaded, MAX_MEMBERS, Member, Stayed, bundle, load, unbundle, unload};
 pub use format::{BUCKETS, HEADER, MAX_TOKEN, VERSION};
 pub use luggage::{Laden, Luggage, MAX_LUGGAGE};
 pub use parcel::Parcel;

@@ -80,6 +80,19 @@ impl Sender {
     /// that does not block.
     #[allow(clippy::result_large_err)]
     pub fn send(&mut self, parcel: Parcel) -> Result<(), (Parcel, io::Error)> {
+        self.post(parcel)?;
+        // What is not read now is read next time.
+        let _ = self.settle();
+        Ok(())
+    }
+
+    /// As [`Sender::send`], and leaves the answers where they are: for a caller that takes them when
+    /// the socket can be read.
+    ///
+    /// # Errors
+    /// As those of [`Sender::send`].
+    #[allow(clippy::result_large_err)]
+    pub fn post(&mut self, parcel: Parcel) -> Result<(), (Parcel, io::Error)> {
         fault::point("passage.sending");
         let sockets: Vec<BorrowedFd<'_>> = parcel.sockets().iter().map(AsFd::as_fd).collect();
         let sent = socket::send_with_fds(
@@ -92,8 +105,6 @@ impl Sender {
         }
         fault::point("passage.sent");
         self.unacknowledged.push_back(parcel);
-        // What is not read now is read next time.
-        let _ = self.settle();
         Ok(())
     }
 

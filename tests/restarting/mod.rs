@@ -175,7 +175,9 @@ impl Server {
     }
 
     pub fn clients(&self, count: usize) -> Vec<Client> {
-        (0..count).map(|_| Client::connect(self.address).unwrap()).collect()
+        (0..count)
+            .map(|_| Client::connect(self.address).unwrap())
+            .collect()
     }
 }
 
@@ -231,7 +233,10 @@ impl Client {
         let mut buffer = [0; 8192];
         let mut input = 0;
         let finished = loop {
-            match initiator.step(&buffer[..input]).map_err(|e| e.to_string())? {
+            match initiator
+                .step(&buffer[..input])
+                .map_err(|e| e.to_string())?
+            {
                 Step::Continue { next, output } => {
                     initiator = next;
                     socket.write_all(&output).map_err(|e| e.to_string())?;
@@ -242,7 +247,9 @@ impl Client {
                 }
                 Step::Password(_) => return Err("asked for a password".into()),
             }
-            input = socket.read(&mut buffer).map_err(|e| format!("handshake: {e}"))?;
+            input = socket
+                .read(&mut buffer)
+                .map_err(|e| format!("handshake: {e}"))?;
             if input == 0 {
                 return Err("closed in the handshake".into());
             }
@@ -250,7 +257,9 @@ impl Client {
         Ok(Self {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed) as u64,
             socket,
-            context: finished.activate(domain()).map_err(|e| e.error.to_string())?,
+            context: finished
+                .activate(domain())
+                .map_err(|e| e.error.to_string())?,
             said: 0,
             heard: 0,
             held: Vec::new(),
@@ -299,7 +308,10 @@ impl Client {
         }
         let mut fed = 0;
         while fed < count {
-            fed += self.context.feed(&buffer[fed..count]).map_err(|e| e.to_string())?;
+            fed += self
+                .context
+                .feed(&buffer[fed..count])
+                .map_err(|e| e.to_string())?;
             let mut text = [0; 16_384];
             while let Fed::Data(count) = self.context.read(&mut text).map_err(|e| e.to_string())? {
                 for byte_heard in &text[..count] {
@@ -315,7 +327,9 @@ impl Client {
 
     /// Says more and more without hearing anything, until the server takes no more.
     pub fn flood(&mut self) {
-        self.socket.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        self.socket
+            .set_write_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
         loop {
             let sealed = self.seal(16_000);
             let mut sent = 0;
@@ -350,7 +364,9 @@ impl Client {
         let out = self.context.take_output().unwrap();
         self.socket.write_all(&out).map_err(|e| e.to_string())?;
         let mut rest = Vec::new();
-        self.socket.read_to_end(&mut rest).map_err(|e| e.to_string())?;
+        self.socket
+            .read_to_end(&mut rest)
+            .map_err(|e| e.to_string())?;
         self.context.feed(&rest).map_err(|e| e.to_string())?;
         match self.context.read(&mut [0; 16]) {
             Ok(Fed::Closed) => Ok(()),
