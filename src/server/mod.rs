@@ -44,6 +44,17 @@ pub use run::Role;
 pub struct Plan {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// All else.
+    pub terms: Terms,
+    /// Asked at SIGHUP for new terms; without it the signal ends the server, as it does any process.
+    pub reload: Option<Reload>,
+}
+
+/// Answers the terms that hold from now on, or every reason why the old ones go on to.
+pub type Reload = Box<dyn FnMut() -> Result<Terms, Vec<String>>>;
+
+/// What can change while a server runs: it holds for what begins from then on.
+pub struct Terms {
     /// Who gets in, and how.
     pub policy: Policy,
     /// What sessions run.
@@ -80,11 +91,9 @@ impl std::error::Error for Error {}
 /// A server that listens.
 pub struct Server {
     listener: TcpListener,
-    policy: Policy,
+    terms: Terms,
+    reload: Option<Reload>,
     domain: Domain,
-    kind: Kind,
-    hops: Hops,
-    limit: usize,
     signals: Watch,
 }
 
@@ -94,11 +103,8 @@ impl Server {
     pub fn open(plan: Plan) -> Result<Self, Error> {
         let Plan {
             listen,
-            policy,
-            kind,
-            hops,
-
-            sessions,
+            terms,
+            reload,
         } = plan;
         let refused = |error| Error::Listen(listen, error);
         let listener = TcpListener::bind(listen).map_err(refused)?;
@@ -108,16 +114,14 @@ impl Server {
             ..ledger::Options::default()
         };
         let domain = Domain::inherited_with(&options).map_err(Error::Ledger)?;
-        let signals = Watch::new(&[Signal::TERM, Signal::INT, Signal::CHILD])
-            .map_err(|error| Error::System("signals", error))?;
+        let mut signals = vec![Signal::TERM, Signal::INT, Signal::CHILD];
+        signals.extend(reload.as_ref().map(|_| Signal::HUP));
+        let signals = Watch::new(&signals).map_err(|error| Error::System("signals", error))?;
         Ok(Self {
             listener,
-            policy,
+            terms,
+            reload,
             domain,
-            kind,
-            hops,
-
-            limit: sessions,
             signals,
         })
     }

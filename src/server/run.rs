@@ -23,7 +23,7 @@ use super::handshake::Live;
 use super::poller::{Keys, Poller};
 use super::reception::{Established, Reception};
 use super::sessions::Sessions;
-use super::{Error, Server};
+use super::{Error, Reload, Server, Terms};
 
 /// How long a session's process has to import its context.
 const IMPORT_LIMIT: Duration = Duration::from_secs(30);
@@ -59,6 +59,7 @@ struct Running {
     kind: Kind,
     hops: Hops,
     limit: usize,
+    reload: Option<Reload>,
 }
 
 #[derive(Clone, Copy)]
@@ -106,7 +107,7 @@ impl Running {
         poller
             .add(&server.signals, signals, EventFlags::IN)
             .map_err(system("epoll"))?;
-        let reception = Reception::new(server.listener, server.policy, listener, &poller)
+        let reception = Reception::new(server.listener, server.terms.policy, listener, &poller)
             .map_err(system("epoll"))?;
         Ok(Self {
             poller,
@@ -118,9 +119,10 @@ impl Running {
             unstarted: VecDeque::new(),
             stopping: Stopping::No,
             domain: server.domain,
-            kind: server.kind,
-            hops: server.hops,
-            limit: server.limit,
+            kind: server.terms.kind,
+            hops: server.terms.hops,
+            limit: server.terms.sessions,
+            reload: server.reload,
         })
     }
 
@@ -178,10 +180,39 @@ impl Running {
         while let Ok(Some(signal)) = self.signals.0.next() {
             match signal {
                 Signal::CHILD => child = true,
+                Signal::HUP => self.reload(),
                 _ => self.stop(),
             }
         }
         child
+    }
+
+    /// Takes new terms over, or none of them.
+    //= spec/configuration.md#reload
+    fn reload(&mut self) {
+        match self.reload.as_mut().map(|reload| reload()) {
+            Some(Ok(terms)) => {
+                let Terms {
+                    policy,
+                    kind,
+                    hops,
+                    sessions,
+                } = terms;
+                self.reception.set_policy(policy);
+                (self.kind, self.hops, self.limit) = (kind, hops, sessions);
+                log::line(format_args!("configuration read: it holds from now on"));
+            }
+            Some(Err(mistakes)) => {
+                for mistake in &mistakes {
+                    log::line(format_args!("{mistake}"));
+                }
+                let count = mistakes.len();
+                log::line(format_args!(
+                    "configuration not taken over ({count} wrong): the old one goes on"
+                ));
+            }
+            None => {}
+        }
     }
 
     fn stop(&mut self) {
@@ -273,13 +304,11 @@ impl Running {
                             .started(key, child.pid(), parcel, attempts + 1, reports);
                     }
                     // It runs, and nothing will be heard of it but its release.
-                    Err(error) => log::line(format_args!("session {session} unheard: {error}")),
+                    Err(error) => log::of_session(session, format_args!(" unheard: {error}")),
                 }
             }
             Err(error) => {
-                log::line(format_args!(
-                    "session {session} has no process yet: {error}"
-                ));
+                log::of_session(session, format_args!(" has no process yet: {error}"));
                 self.unstarted.push_back((parcel, attempts));
                 // What else needs a process would fare no better.
                 self.reception.pause(&self.poller);
@@ -341,9 +370,10 @@ impl Connection {
                 unsent,
             }),
             Err(error) => {
-                log::line(format_args!(
-                    "session {session} from {remote} not exported: {error}"
-                ));
+                log::of_session(
+                    session,
+                    format_args!(" from {remote} not exported: {error}"),
+                );
                 None
             }
         }
