@@ -71,6 +71,33 @@ fn fifty_restarts_in_a_row_refuse_nobody() {
     }
 }
 
+/// The old process finishes it, while the new one accepts; then the context follows the others.
+//= proves spec/succession.md#accepting C11
+#[test]
+fn a_handshake_in_progress_is_finished_and_handed_over() {
+    let mut server = Server::start("slow", None, &[]);
+    let others = server.clients(3);
+    let address = server.address;
+    let slow = Client::connect_slowly(address, || {
+        server.signal(rustix::process::Signal::USR2);
+        server.wait("ready");
+        // Accepted by the new process: the old one says ACCEPT without waiting for this handshake.
+        for _ in 0..3 {
+            serves(&server);
+        }
+        // These moved although it is not done.
+        assert_eq!(alive(server.clients(3)).len(), 3);
+    });
+    let mut slow = slow.unwrap();
+    slow.round().unwrap();
+    let line = server.wait(" succeeds with ");
+    assert_eq!(server.follow(&line), 4);
+    slow.close().unwrap();
+    others
+        .into_iter()
+        .for_each(|client| client.close().unwrap());
+}
+
 /// A restart that fails before anything was given: everybody goes on, and the next one works.
 fn fails(server: &mut Server, reason: &str) {
     let talking = Talking::start(server.clients(10), 2);

@@ -180,7 +180,7 @@ fn apply(text: &str, options: &mut Serve, given: &BTreeSet<String>) -> Vec<Mista
         })
         .collect();
     let broken: BTreeSet<usize> = mistakes.iter().map(|mistake| mistake.line).collect();
-    let mut lines = Vec::new();
+    let (mut lines, mut wrong_keys) = (Vec::new(), BTreeSet::new());
     for (name, value) in table.get_ref() {
         let line = at(name.span());
         // What the parser made of a line that is no TOML is not what stands there.
@@ -199,48 +199,58 @@ fn apply(text: &str, options: &mut Serve, given: &BTreeSet<String>) -> Vec<Mista
                     set(options, known, taken);
                 }
             }
-            Err(found) => wrong(format!(
-                "{known}: {found}; expected {} ({})",
-                kind.name(),
-                kind.bounds()
-            )),
+            Err(found) => {
+                wrong(format!(
+                    "{known}: {found}; expected {} ({})",
+                    kind.name(),
+                    kind.bounds()
+                ));
+                wrong_keys.insert(*known);
+            }
         }
     }
-    let line_of = |name| {
-        let found = lines.iter().find(|(known, _)| *known == name);
-        found.map_or(0, |(_, line)| *line)
-    };
-    mistakes.extend(
-        contradictions(options)
-            .into_iter()
-            .map(|(name, what)| Mistake {
-                line: line_of(name),
-                what,
-            }),
-    );
+    for (keys, what) in contradictions(options) {
+        // Of a key that is wrong by itself, nobody knows what it was to be.
+        if keys.iter().any(|key| wrong_keys.contains(key)) {
+            continue;
+        }
+        // On the command line there are no lines: the other key's is where to look.
+        let line = keys
+            .iter()
+            .find_map(|key| lines.iter().find(|(known, _)| known == key))
+            .map_or(0, |(_, line)| *line);
+        mistakes.push(Mistake { line, what });
+    }
     mistakes.sort_by_key(|mistake| mistake.line);
     mistakes.dedup();
     mistakes
 }
 
-/// What does not go together, each with the key that is to blame.
+/// What does not go together, each with the keys that have a part in it.
 //= spec/configuration.md#contradictions
-fn contradictions(options: &Serve) -> Vec<(&'static str, String)> {
-    let mut found = Vec::new();
-    let mut wrong = |key, what: &str| found.push((key, format!("{key}: {what}")));
+fn contradictions(options: &Serve) -> Vec<(&'static [&'static str], String)> {
+    let mut found: Vec<(&'static [&'static str], String)> = Vec::new();
+    let mut wrong = |keys: &'static [&'static str], what: &str| found.push((keys, what.to_owned()));
     if options.http && options.exec.is_some() {
-        wrong("http", "true contradicts exec; expected one of the two");
+        let what = "http: true contradicts exec; expected one of the two";
+        wrong(&["http", "exec"], what);
     }
     match (&options.cert, &options.key) {
-        (Some(_), None) => wrong("cert", "is there without key; expected both or neither"),
-        (None, Some(_)) => wrong("key", "is there without cert; expected both or neither"),
+        (Some(_), None) => wrong(
+            &["cert", "key"],
+            "cert: is there without key; expected both or neither",
+        ),
+        (None, Some(_)) => wrong(
+            &["key", "cert"],
+            "key: is there without cert; expected both or neither",
+        ),
         _ => {}
     }
     let asks = options.client_auth != ClientAuth::None;
     if asks && options.cert.is_some() && options.client_ca.is_none() {
         wrong(
-            "client-auth",
-            "asks for certificates with cert and without client-ca; expected client-ca",
+            &["client-auth", "cert", "client-ca"],
+            "client-auth: asks for certificates with cert and without client-ca; expected client-ca",
         );
     }
     found

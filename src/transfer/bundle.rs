@@ -357,3 +357,36 @@ fn counted(bytes: &[u8]) -> Result<(&[u8], &[u8]), Status> {
     let length = u32::from_be_bytes(*length) as usize;
     Ok(rest.split_at_checked(length).ok_or(Minor::TokenState)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //= proves spec/token.md#laden C5
+    #[test]
+    fn lengths_that_lie_are_refused_before_anything_is_imported() {
+        let counted = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat();
+        let good = [
+            counted(b"member"),
+            counted(b"luggage"),
+            counted(b"m"),
+            counted(b""),
+        ]
+        .concat();
+        let ended = [&good[..], &[0; 4]].concat();
+        let found = members(LADEN, &ended).unwrap();
+        assert_eq!(found, [(&b"member"[..], &b"luggage"[..]), (b"m", b"")]);
+        for cut in 0..ended.len() {
+            assert!(members(LADEN, &ended[..cut]).is_err(), "{cut}");
+        }
+        let much = vec![7; MAX_LUGGAGE + 1];
+        let much = [counted(b"m"), counted(&much), vec![0; 4]].concat();
+        assert!(members(LADEN, &much).is_err());
+        let long = [&[0xff; 4][..], b"member"].concat();
+        assert!(members(LADEN, &long).is_err());
+        let many = [counted(b"m"), counted(b"")]
+            .concat()
+            .repeat(MAX_MEMBERS + 1);
+        assert!(members(LADEN, &[&many[..], &[0; 4]].concat()).is_err());
+    }
+}

@@ -224,6 +224,12 @@ pub struct Client {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Outcome<Self> {
+        Self::connect_slowly(address, || {})
+    }
+
+    /// Calls `pause` once half of the first flight has been sent.
+    pub fn connect_slowly(address: SocketAddr, pause: impl FnOnce()) -> Outcome<Self> {
+        let mut pause = Some(pause);
         static NUMBERS: AtomicUsize = AtomicUsize::new(0);
         let mut socket = TcpStream::connect(address).map_err(|e| format!("connect: {e}"))?;
         socket.set_nodelay(true).unwrap();
@@ -239,7 +245,10 @@ impl Client {
             {
                 Step::Continue { next, output } => {
                     initiator = next;
-                    socket.write_all(&output).map_err(|e| e.to_string())?;
+                    let (first, second) = output.split_at(output.len() / 2);
+                    socket.write_all(first).map_err(|e| e.to_string())?;
+                    pause.take().into_iter().for_each(|pause| pause());
+                    socket.write_all(second).map_err(|e| e.to_string())?;
                 }
                 Step::Done { finished, output } => {
                     socket.write_all(&output).map_err(|e| e.to_string())?;

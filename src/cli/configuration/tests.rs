@@ -186,6 +186,17 @@ fn what_does_not_go_together_is_named() {
     );
 }
 
+//= proves spec/configuration.md#contradictions
+#[test]
+fn a_contradiction_is_named_where_it_stands_and_of_good_keys_only() {
+    mistakes("cert = \"c\"\nkey = 5", &[(2, "key: the integer 5")]);
+    let mut options = defaults();
+    options.http = true;
+    let given = BTreeSet::from(["http".to_owned()]);
+    let found = apply("\nexec = [\"true\"]", &mut options, &given);
+    assert_eq!((found.len(), found[0].line), (1, 2), "{found:?}");
+}
+
 /// Any bytes: a bounded number of mistakes, in bounded time.
 #[test]
 fn hostile_files_give_mistakes() {
