@@ -57,6 +57,8 @@ pub mod context;
 pub mod establish;
 // Export and import: hops.
 pub mod transfer;
+// A server and the program that succeeds it: everything handed over, live.
+pub mod succession;
 
 // Service: what runs contexts.
 // A live context seen as a stream of plaintext, in either framing.

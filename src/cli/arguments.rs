@@ -40,6 +40,15 @@ pub enum ClientAuth {
     Required,
 }
 
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogForm {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
 /// `baton serve`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXIT_CODES, after_long_help = SERVE_LONG)]
@@ -88,6 +97,18 @@ pub struct Serve {
     /// Sessions at once; further clients wait.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub sessions: u32,
+    /// Write the log for people, or as JSON: human, json [default: human on a terminal].
+    #[arg(long, value_name = "FORM", value_enum, hide_possible_values = true)]
+    pub log: Option<LogForm>,
+    /// Take options from a TOML file; those given here count before it.
+    ///
+    /// A key is an option's name without hyphens in front. SIGHUP reads the file once more: it is
+    /// taken over as a whole, or, with a mistake, not at all.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Name every mistake of the configuration, and do nothing else.
+    #[arg(long, requires = "config")]
+    pub check: bool,
     /// Run a command on the plaintext; it takes all that follows as its arguments.
     #[arg(
         long,

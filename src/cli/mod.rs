@@ -2,15 +2,18 @@
 //! [`crate::session`].
 
 pub mod arguments;
+pub mod configuration;
 pub mod connect;
 pub mod serve;
 pub mod terminal;
 pub mod token;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use crate::session::log;
 use crate::sys::process;
@@ -24,13 +27,18 @@ const INTERRUPTED: u8 = 130;
 
 /// Does what the arguments of this process say.
 pub fn main() -> ExitCode {
-    let Arguments { command } = Arguments::parse();
+    let matches = Arguments::command().get_matches();
+    let given = given(&matches);
+    let Arguments { command } = match Arguments::from_arg_matches(&matches) {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
     // Keys and passwords are about to be here.
     if let Err(error) = process::disable_core_dumps() {
         log::line(format_args!("core dumps stay on: {error}"));
     }
     match command {
-        Command::Serve(serve) => ended(serve::run(&serve)),
+        Command::Serve(serve) => ended(serve::run(&serve, &given)),
         Command::Connect(connect) => match connect::run(&connect) {
             Err(connect::Error::Interrupted) => ExitCode::from(INTERRUPTED),
             other => ended(other),
@@ -42,11 +50,25 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The names of the options that stood on the command line.
+fn given(matches: &ArgMatches) -> BTreeSet<String> {
+    let Some((_, matches)) = matches.subcommand() else {
+        return BTreeSet::new();
+    };
+    let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let ids = matches.ids().map(clap::Id::as_str).filter(is_given);
+    // An option's name in Rust is that of the command line, but for the hyphens.
+    ids.map(|id| id.replace('_', "-")).collect()
+}
+
 fn ended(outcome: Result<(), impl fmt::Display>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log::line(format_args!("{error}"));
+            // Several mistakes are as many lines.
+            for line in error.to_string().lines() {
+                log::line(format_args!("{line}"));
+            }
             ExitCode::from(FAILED)
         }
     }

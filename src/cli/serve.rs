@@ -1,7 +1,8 @@
 //! `baton serve`.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,13 +11,14 @@ use crate::cred::{AcceptorCredential, Anchors};
 use crate::establish::{AcceptorConfig, ClientCertificates};
 use crate::server::identity::{self, Identity, Origin};
 use crate::server::state::Folder;
-use crate::server::{self, Plan, Policy, Role, Server, Started, passwords};
+use crate::server::{self, Plan, Policy, Reload, Role, Server, Started, Terms, passwords};
 use crate::session::drive::Hops;
 use crate::session::job::Kind;
 use crate::session::log;
 use crate::sys::{clock, memory, process};
 
-use super::arguments::{ClientAuth, Serve};
+use super::arguments::{ClientAuth, LogForm, Serve};
+use super::configuration::{self, Mistakes};
 
 /// Passwords a client may try on one connection.
 const ATTEMPTS: u8 = 3;
@@ -32,6 +34,8 @@ pub enum Error {
     Passwords(passwords::Error),
     /// Certificates of clients are asked for, and nothing says by which authority.
     NoClientCa,
+    /// The configuration file.
+    Configuration(Mistakes),
     /// The server.
     Server(server::Error),
     /// Standard output, or the address that was listened on.
@@ -45,6 +49,7 @@ impl fmt::Display for Error {
             Self::Credential(option, error) => write!(f, "{option}: {error}"),
             Self::Passwords(error) => error.fmt(f),
             Self::NoClientCa => f.write_str("--client-auth with --cert needs --client-ca"),
+            Self::Configuration(mistakes) => mistakes.fmt(f),
             Self::Server(error) => error.fmt(f),
             Self::System(error) => error.fmt(f),
         }
@@ -60,24 +65,44 @@ impl From<server::Error> for Error {
 }
 
 /// Serves until it is stopped; or, in a process forked from the server, runs its session.
-pub fn run(options: &Serve) -> Result<(), Error> {
+///
+/// `given` are the names of the options that stood on the command line.
+pub fn run(arguments: &Serve, given: &BTreeSet<String>) -> Result<(), Error> {
+    let mut options = arguments.clone();
+    if let Some(path) = &arguments.config {
+        let read = configuration::read(path, &mut options, given);
+        //= spec/configuration.md#check
+        read.map_err(Error::Configuration)?;
+        if arguments.check {
+            return writeln!(io::stdout(), "{}: no mistakes", path.display())
+                .map_err(Error::System);
+        }
+    }
+    log::set_form(form(&options));
+    serve(&options, arguments, given)
+}
+
+/// How the log is written.
+//= spec/configuration.md#lines
+fn form(options: &Serve) -> log::Form {
+    match options.log {
+        Some(LogForm::Json) => log::Form::Json,
+        Some(LogForm::Human) => log::Form::Human,
+        None if io::stderr().is_terminal() => log::Form::Human,
+        None => log::Form::Json,
+    }
+}
+
+fn serve(options: &Serve, arguments: &Serve, given: &BTreeSet<String>) -> Result<(), Error> {
     if let Err(error) = process::set_not_dumpable() {
         log::line(format_args!("this process can be dumped: {error}"));
     }
     // Made, or renewed, before anything else; only the handshaker reads the private key for use.
     let identity = identity(options)?;
-    let kind = match &options.exec {
-        Some(words) => Kind::Exec(words.clone()),
-        None if options.http => Kind::Page,
-        None => Kind::Echo,
-    };
-    let again = options.clone();
     let server = Server::open(Plan {
         listen: options.listen,
-        load: Box::new(move || load(&again).map_err(|error| error.to_string())),
-        kind,
-        hops: Hops::new(options.hops, options.hop_every),
-        sessions: sessions(options),
+        terms: terms(options),
+        reload: reload(options, arguments, given),
     })?;
     if memory::unlocked() {
         log::line(format_args!(
@@ -113,6 +138,56 @@ fn load(options: &Serve) -> Result<Policy, Error> {
         credential,
         identity.as_ref().map(|(identity, _)| identity),
     )
+}
+
+/// What can change while the server runs.
+fn terms(options: &Serve) -> Terms {
+    let kind = match &options.exec {
+        Some(words) => Kind::Exec(words.clone()),
+        None if options.http => Kind::Page,
+        None => Kind::Echo,
+    };
+    let again = options.clone();
+    Terms {
+        load: Box::new(move || load(&again).map_err(|error| error.to_string())),
+        kind,
+        hops: Hops::new(options.hops, options.hop_every),
+        sessions: sessions(options),
+        log: form(options),
+    }
+}
+
+/// What reads the configuration once more, where there is one.
+//= spec/configuration.md#reload
+fn reload(running: &Serve, arguments: &Serve, given: &BTreeSet<String>) -> Option<Reload> {
+    let path = arguments.config.clone()?;
+    let (running, arguments, given) = (running.clone(), arguments.clone(), given.clone());
+    Some(Box::new(move || {
+        let mut options = arguments.clone();
+        configuration::read(&path, &mut options, &given)
+            .map_err(|mistakes| mistakes.lines().collect::<Vec<_>>())?;
+        let fixed = [
+            ("listen", options.listen == running.listen),
+            ("state", options.state == running.state),
+        ];
+        let changed: Vec<String> = fixed
+            .iter()
+            .filter(|(_, same)| !same)
+            .map(|(key, _)| {
+                let line = configuration::line_of(&path, key);
+                let path = path.display();
+                format!("{path}:{line}: {key}: cannot change in a running server; expected its old value")
+            })
+            .collect();
+        if !changed.is_empty() {
+            return Err(changed);
+        }
+        let mut terms = terms(&options);
+        let (load, path) = (terms.load, path.clone());
+        terms.load = Box::new(move || load().map_err(|text| format!("{}: {text}", path.display())));
+        terms.log = form(&options);
+        Ok(terms)
+    }))
 }
 
 /// As many sessions as were asked for and there are descriptors for: each needs one here, and a

@@ -188,7 +188,7 @@ impl Running {
     fn deliver(&mut self, introduction: Introduction, parcel: Parcel) -> Result<(), Broken> {
         let Some(bytes) = parcel.to_bytes() else {
             let session = introduction.session();
-            log::line(format_args!("session {session} is not deliverable"));
+            log::of_session(session, format_args!(" is not deliverable"));
             return Ok(());
         };
         let delivery = FromHandshaker::Delivery {
@@ -217,9 +217,10 @@ impl Connection {
         match self.try_pack(channel, sealed) {
             Ok(packed) => Some(packed),
             Err(error) => {
-                log::line(format_args!(
-                    "session {session} from {remote} not exported: {error}"
-                ));
+                log::of_session(
+                    session,
+                    format_args!(" from {remote} not exported: {error}"),
+                );
                 None
             }
         }

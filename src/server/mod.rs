@@ -37,6 +37,7 @@ use std::net::{SocketAddr, TcpListener};
 use crate::ledger::{self, Domain};
 use crate::session::drive::Hops;
 use crate::session::job::Kind;
+use crate::session::log;
 use crate::sys::process::Signal;
 use crate::sys::signal::Watch;
 
@@ -47,6 +48,17 @@ pub use supervisor::Role;
 pub struct Plan {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// All else.
+    pub terms: Terms,
+    /// Asked at SIGHUP for new terms; without it the signal ends the server, as it does any process.
+    pub reload: Option<Reload>,
+}
+
+/// Answers the terms that are to hold from now on, or every reason why the old ones go on to.
+pub type Reload = Box<dyn FnMut() -> Result<Terms, Vec<String>>>;
+
+/// What can change while a server runs: it holds for what begins from then on.
+pub struct Terms {
     /// Reads who gets in, and how. Only the process that needs the private key calls it.
     pub load: Load,
     /// What sessions run.
@@ -55,6 +67,8 @@ pub struct Plan {
     pub hops: Hops,
     /// Sessions at once.
     pub sessions: usize,
+    /// How the log is written.
+    pub log: log::Form,
 }
 
 /// Reads who gets in, and how; or why that cannot be read, for people. It is called again when the
@@ -90,11 +104,9 @@ impl std::error::Error for Error {}
 /// A server that listens.
 pub struct Server {
     listener: TcpListener,
-    load: Load,
+    terms: Terms,
+    reload: Option<Reload>,
     domain: Domain,
-    kind: Kind,
-    hops: Hops,
-    limit: usize,
     signals: Watch,
 }
 
@@ -104,10 +116,8 @@ impl Server {
     pub fn open(plan: Plan) -> Result<Self, Error> {
         let Plan {
             listen,
-            load,
-            kind,
-            hops,
-            sessions,
+            terms,
+            reload,
         } = plan;
         let refused = |error| Error::Listen(listen, error);
         let listener = TcpListener::bind(listen).map_err(refused)?;
@@ -117,15 +127,14 @@ impl Server {
             ..ledger::Options::default()
         };
         let domain = Domain::inherited_with(&options).map_err(Error::Ledger)?;
-        let signals = Watch::new(&[Signal::TERM, Signal::INT, Signal::CHILD])
-            .map_err(|error| Error::System("signals", error))?;
+        let mut signals = vec![Signal::TERM, Signal::INT, Signal::CHILD];
+        signals.extend(reload.as_ref().map(|_| Signal::HUP));
+        let signals = Watch::new(&signals).map_err(|error| Error::System("signals", error))?;
         Ok(Self {
             listener,
-            load,
+            terms,
+            reload,
             domain,
-            kind,
-            hops,
-            limit: sessions,
             signals,
         })
     }

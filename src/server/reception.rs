@@ -73,6 +73,11 @@ impl Reception {
         })
     }
 
+    /// Who gets in, of those whose handshakes begin from now on.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
     /// When something is due although nothing happens.
     pub fn next_due(&self) -> Option<Instant> {
         let handshake = self

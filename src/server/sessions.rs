@@ -217,10 +217,10 @@ impl Sessions {
         }
         if let Some(command) = self.commands.remove(&process) {
             let session = command.session;
-            log::line(format_args!(
-                "session {session}: command {process} {}",
-                Died(status)
-            ));
+            log::of_session(
+                session,
+                format_args!(": command {process} {}", Died(status)),
+            );
         }
         let Some(key) = self.processes.remove(&process) else {
             return;
@@ -263,7 +263,7 @@ impl Sessions {
                     );
                 }
                 Next::Report(Report::Ended(ending)) => entry.ending = Some(ending),
-                Next::Garbage => log::line(format_args!("session {session}: a report is garbage")),
+                Next::Garbage => log::of_session(session, format_args!(": a report is garbage")),
                 Next::Nothing => return,
                 Next::Gone => {
                     poller.remove(&entry.reports);
@@ -301,7 +301,7 @@ impl Sessions {
                         // its release, when the process died in the middle of ending it.
                         domain.ledger().revoke(session.as_bytes());
                         if let Err(error) = domain.sweep() {
-                            log::line(format_args!("session {session}: {error}"));
+                            log::of_session(session, format_args!(": {error}"));
                         }
                         self.collect(domain);
                     }
@@ -330,10 +330,9 @@ impl Sessions {
                     }
                 }
                 // It had no process: its connection was lost between handshake and fork.
-                None => log::line(format_args!(
-                    "session {session} released: {}",
-                    cause(release.cause)
-                )),
+                None => {
+                    log::of_session(session, format_args!(" released: {}", cause(release.cause)))
+                }
             }
         });
         if let Err(error) = collected {
@@ -401,17 +400,24 @@ impl Entry {
                     hops,
                 } = ending;
                 let s = if *hops == 1 { "" } else { "s" };
-                log::line(format_args!(
-                    "session {session} ended: {reason}; {received} bytes in, {sent} out, {hops} hop{s}; {released}"
-                ));
+                log::of_session(
+                    *session,
+                    format_args!(
+                        " ended: {reason}; {received} bytes in, {sent} out, {hops} hop{s}; {released}"
+                    ),
+                );
             }
-            (None, Some(status)) => log::line(format_args!(
-                "session {session} from {remote} ended: process {process} {}; {released}",
-                Died(status)
-            )),
-            (None, None) => log::line(format_args!(
-                "session {session} from {remote} ended: process {process} is gone; {released}"
-            )),
+            (None, Some(status)) => log::of_session(
+                *session,
+                format_args!(
+                    " from {remote} ended: process {process} {}; {released}",
+                    Died(status)
+                ),
+            ),
+            (None, None) => log::of_session(
+                *session,
+                format_args!(" from {remote} ended: process {process} is gone; {released}"),
+            ),
         }
     }
 }

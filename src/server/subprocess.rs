@@ -104,6 +104,15 @@ impl Subprocess {
         }
     }
 
+    /// Ends a process in good order: it sees the end of its link. It is not replaced before it has
+    /// ended.
+    pub(super) fn retire(&mut self, poller: &Poller) {
+        if let Some(link) = self.link.take() {
+            poller.remove(&link);
+        }
+        self.since = Instant::now() - BRIEF;
+    }
+
     /// Sends. What cannot be sent is lost: the end of the link is told by the poller.
     pub(super) fn send<T: Serialize>(&mut self, message: &T, fds: Vec<OwnedFd>) {
         if let Some(link) = &mut self.link {

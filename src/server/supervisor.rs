@@ -7,6 +7,8 @@
 //! keys, and reads nothing that a peer wrote. What its own processes tell it is checked as a
 //! stranger's bytes are: whoever sends what makes no sense is killed and replaced.
 
+mod handshakers;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
@@ -21,20 +23,18 @@ use rustix::net::Shutdown;
 use rustix::process::{Signal, WaitOptions, wait};
 
 use crate::ledger::Domain;
-use crate::session::drive::Hops;
-use crate::session::job::Kind;
 use crate::session::{Start, log, report};
 use crate::sys::signal::Watch;
 
 use super::confine;
 use super::handshaker::Handshaker;
-use super::link::{Broken, Link};
+use super::link::Link;
 use super::poller::{Keys, Poller, Ready};
 use super::sessions::{Pending, Sessions};
 use super::subprocess::{Next, Subprocess};
 use super::telling::{FromHandshaker, FromZygote, ToHandshaker, ToZygote};
 use super::zygote::Zygote;
-use super::{Error, Load, Server};
+use super::{Error, Reload, Server, Terms};
 
 /// How long sessions may go on after the first signal to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -68,20 +68,24 @@ pub(super) struct Supervisor {
     signals: Watch,
     signals_key: u64,
     listener: TcpListener,
-    load: Load,
+    terms: Terms,
+    reload: Option<Reload>,
+    /// A handshaker of new terms, until it is ready or fails.
+    candidate: Option<(Subprocess, Terms)>,
+    /// The handshaker of old terms, while its handshakes go on.
+    retiring: Option<(Subprocess, Instant)>,
     zygote: Subprocess,
     handshaker: Subprocess,
     sessions: Sessions,
     /// Connections for which there was no process, or whose process died too early.
     unstarted: VecDeque<Pending>,
     retry: Option<Instant>,
+    /// The candidate is to be forked at the end of the turn.
+    fork_due: bool,
     /// What the handshaker was told last.
     accepting: bool,
     stopping: Stopping,
     domain: Domain,
-    kind: Kind,
-    hops: Hops,
-    limit: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -118,18 +122,19 @@ pub(super) fn start(server: Server) -> Result<Result<Supervisor, Role>, Error> {
         signals: server.signals,
         signals_key,
         listener: server.listener,
-        load: server.load,
+        terms: server.terms,
+        reload: server.reload,
+        candidate: None,
+        retiring: None,
         zygote,
         handshaker,
         sessions: Sessions::default(),
         unstarted: VecDeque::new(),
         retry: None,
+        fork_due: false,
         accepting: true,
         stopping: Stopping::No,
         domain: server.domain,
-        kind: server.kind,
-        hops: server.hops,
-        limit: server.limit,
     };
     // The zygote first: it is forked from a process that has read no private key.
     if let Some(forked) = supervisor.fork_zygote().map_err(system("zygote"))? {
@@ -187,6 +192,7 @@ impl Supervisor {
             .flatten()
             .chain(stop)
             .chain(self.retry)
+            .chain(self.retiring.as_ref().map(|(_, until)| *until))
             .min()
     }
 
@@ -197,8 +203,8 @@ impl Supervisor {
                 settle |= self.take_signals();
             } else if key == self.zygote.key() {
                 settle |= self.hear_zygote();
-            } else if key == self.handshaker.key() {
-                self.hear_handshaker();
+            } else if let Some(which) = self.handshaker_of(key) {
+                self.hear(which);
             } else if self.sessions.has(key) {
                 self.sessions.read(key, &self.poller);
                 settle = true;
@@ -223,6 +229,7 @@ impl Supervisor {
         while let Ok(Some(signal)) = self.signals.next() {
             match signal {
                 Signal::CHILD => child = true,
+                Signal::HUP => self.reload(),
                 _ => self.stop(),
             }
         }
@@ -240,8 +247,11 @@ impl Supervisor {
             let process = pid.as_raw_pid().unsigned_abs();
             if self.zygote.has_ended(process, &self.poller) {
                 self.sessions.zygote_ended();
-            } else {
-                self.handshaker.has_ended(process, &self.poller);
+            } else if !self.handshaker.has_ended(process, &self.poller) {
+                self.candidate
+                    .take_if(|(candidate, _)| candidate.has_ended(process, &self.poller));
+                self.retiring
+                    .take_if(|(retiring, _)| retiring.has_ended(process, &self.poller));
             }
             let status = ExitStatus::from_raw(status.as_raw());
             self.sessions
@@ -287,32 +297,6 @@ impl Supervisor {
 
     // From handshake to session.
 
-    fn hear_handshaker(&mut self) {
-        loop {
-            match self.handshaker.next::<FromHandshaker>() {
-                Next::Nothing => return,
-                Next::Broken(broken) => {
-                    self.handshaker.give_up(&broken, &self.poller);
-                    return;
-                }
-                Next::Message(FromHandshaker::Ready, fds) if fds.is_empty() => {}
-                Next::Message(FromHandshaker::Failed { text }, fds) if fds.is_empty() => {
-                    log::line(format_args!(
-                        "handshaker: {}",
-                        log::Escaped(text.as_bytes())
-                    ));
-                }
-                Next::Message(message, fds) => match Pending::delivered(message, fds) {
-                    Some(pending) if !self.sessions.is_running(&pending) => self.begin(pending),
-                    _ => {
-                        self.handshaker.give_up(&Broken::Garbage, &self.poller);
-                        return;
-                    }
-                },
-            }
-        }
-    }
-
     /// Has a process started for a session. What cannot be started now is kept for later.
     fn begin(&mut self, pending: Pending) {
         let stopping = !matches!(self.stopping, Stopping::No);
@@ -320,15 +304,15 @@ impl Supervisor {
             // Its connection closes; its context ends when the ledger is swept.
             return;
         }
-        if self.sessions.len() >= self.limit || self.zygote.is_down() {
+        if self.sessions.len() >= self.terms.sessions || self.zygote.is_down() {
             self.unstarted.push_back(pending);
             return;
         }
         if let Err((pending, error)) = self.try_begin(pending) {
-            log::line(format_args!(
-                "session {} has no process yet: {error}",
-                pending.introduction.session()
-            ));
+            log::of_session(
+                pending.introduction.session(),
+                format_args!(" has no process yet: {error}",),
+            );
             self.unstarted.push_back(pending);
             self.retry = Some(Instant::now() + RETRY);
         }
@@ -380,9 +364,7 @@ impl Supervisor {
                             self.sessions.not_started(session.into(), &self.poller)
                         {
                             let session = pending.introduction.session();
-                            log::line(format_args!(
-                                "session {session} has no process yet: {error}"
-                            ));
+                            log::of_session(session, format_args!(" has no process yet: {error}"));
                             self.unstarted.push_back(pending);
                             self.retry = Some(Instant::now() + RETRY);
                         }
@@ -414,8 +396,9 @@ impl Supervisor {
 
     /// Tells the handshaker whether there is room for more.
     fn regulate(&mut self) {
-        let room =
-            self.unstarted.is_empty() && self.sessions.len() < self.limit && !self.zygote.is_full();
+        let room = self.unstarted.is_empty()
+            && self.sessions.len() < self.terms.sessions
+            && !self.zygote.is_full();
         if room != self.accepting {
             self.accepting = room;
             self.handshaker
@@ -431,6 +414,24 @@ impl Supervisor {
     fn replace_ended(&mut self) -> Turn {
         if !matches!(self.stopping, Stopping::No) {
             return Turn::Continue(());
+        }
+        if std::mem::take(&mut self.fork_due)
+            && let Some((mut candidate, terms)) = self.candidate.take()
+        {
+            match candidate.fork(&self.poller, &mut self.keys) {
+                Ok(Some(link)) => {
+                    self.terms = terms;
+                    return Turn::Break(Forked::Handshaker(link));
+                }
+                Ok(None) => self.candidate = Some((candidate, terms)),
+                Err(error) => {
+                    candidate.not_forked(&error);
+                    self.keep_old_terms(1);
+                }
+            }
+        }
+        if let Some((mut old, _)) = self.retiring.take_if(|(_, until)| *until <= Instant::now()) {
+            old.retire(&self.poller);
         }
         if self.zygote.is_due() {
             match self.fork_zygote() {
@@ -468,25 +469,27 @@ impl Supervisor {
             poller,
             signals,
             listener,
-            load,
+            terms,
             zygote,
             handshaker,
+            candidate,
+            retiring,
             sessions,
             unstarted,
             domain,
-            kind,
-            hops,
             ..
         } = self;
-        drop((poller, zygote, handshaker, sessions, unstarted));
+        drop((poller, zygote, handshaker, candidate, retiring));
+        drop((sessions, unstarted));
+        log::set_form(terms.log);
         match forked {
             Forked::Zygote(link) => {
-                drop((listener, load));
+                drop(listener);
                 let zygote = Zygote {
                     link,
                     signals,
-                    kind,
-                    hops,
+                    kind: terms.kind,
+                    hops: terms.hops,
                     domain,
                 };
                 zygote.run().map_or(Role::Done, Role::Session)
@@ -497,7 +500,7 @@ impl Supervisor {
                     domain,
                     link,
                 };
-                handshaker.run(load);
+                handshaker.run(terms.load);
                 // Signals to stop are for the supervisor: until here they were kept from it.
                 drop(signals);
                 Role::Done

@@ -33,7 +33,7 @@ const LAST_BYTES: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(2);
 
 /// When the connection moves on to the next process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hops {
     /// Hops left.
     pub left: u32,

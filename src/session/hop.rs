@@ -57,7 +57,7 @@ pub fn hop<C: Channel>(
     let sealed = match exported {
         Ok(sealed) => sealed,
         Err((channel, status)) => {
-            log::line(format_args!("session {session}: no hop: {status}"));
+            log::of_session(session, format_args!(": no hop: {status}"));
             return After::Here(channel);
         }
     };
@@ -71,7 +71,7 @@ pub fn hop<C: Channel>(
                     After::Here(channel)
                 }
                 Err((_, status)) => {
-                    log::line(format_args!("session {session}: not imported: {status}"));
+                    log::of_session(session, format_args!(": not imported: {status}"));
                     // The predecessor sees this end and takes the context back.
                     After::Elsewhere
                 }
@@ -83,7 +83,7 @@ pub fn hop<C: Channel>(
         }) => "the successor died".to_owned(),
         Err(error) => error.to_string(),
     };
-    log::line(format_args!("session {session}: no hop: {failed}"));
+    log::of_session(session, format_args!(": no hop: {failed}"));
     //= spec/sessions.md#back
     match C::import(domain, sealed, stage.socket.as_fd()) {
         Ok(channel) => After::Here(channel),

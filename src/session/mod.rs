@@ -110,7 +110,7 @@ impl Here {
             // Not told as an end: the server has the token still, and may try another process.
             Err((_, status)) => {
                 let session = self.stage.about.session;
-                log::line(format_args!("session {session}: not imported: {status}"));
+                log::of_session(session, format_args!(": not imported: {status}"));
             }
         }
     }
@@ -130,9 +130,10 @@ impl Here {
             }
             Err(error) => {
                 let session = self.stage.about.session;
-                log::line(format_args!(
-                    "session {session}: the command does not start: {error}"
-                ));
+                log::of_session(
+                    session,
+                    format_args!(": the command does not start: {error}"),
+                );
                 let reason = Reason::System(error.raw_os_error().unwrap_or(0));
                 self.end(Some(channel), reason);
             }

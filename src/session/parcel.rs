@@ -85,14 +85,16 @@ impl Introduction {
 
     /// The session's beginning, for the log.
     pub fn log_started(&self, process: u32) {
-        log::line(format_args!(
-            "session {} from {}: {}, {} framing, user {}; process {process} runs it",
+        log::of_session(
             self.session(),
-            self.remote,
-            self.cipher(),
-            self.framing(),
-            log::Escaped(self.user.as_deref().unwrap_or("none").as_bytes()),
-        ));
+            format_args!(
+                " from {}: {}, {} framing, user {}; process {process} runs it",
+                self.remote,
+                self.cipher(),
+                self.framing(),
+                log::Escaped(self.user.as_deref().unwrap_or("none").as_bytes()),
+            ),
+        );
     }
 
     fn cipher(&self) -> &'static str {

@@ -72,6 +72,15 @@ pub const POINTS: &[&str] = &[
     "passage.sending",
     "passage.sent",
     "passage.received",
+    "succession.started",
+    "succession.offered",
+    "succession.accepting",
+    "succession.ended",
+    "succession.hello",
+    "succession.taken_offer",
+    "succession.ready",
+    "succession.taking",
+    "succession.taken",
 ];
 
 #[cfg(not(feature = "fault"))]

@@ -202,5 +202,79 @@ pub fn recv_with_fds(
     })
 }
 
+/// Whether each message received says who has sent it (`SO_PASSCRED`), for [`recv_from`]. What is
+/// sent before this is on may carry nobody's name.
+pub fn name_senders(socket: impl AsFd, on: bool) -> io::Result<()> {
+    Ok(sockopt::set_socket_passcred(socket, on)?)
+}
+
+/// Receives one message, without waiting, and who has sent it, for which the kernel vouches: none
+/// unless [`name_senders`] is on. Descriptors that come beside it are not taken.
+pub fn recv_from(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(Received, Option<Peer>)> {
+    // Not by rustix: its process number cannot be 0, which the kernel says of a stranger's.
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // Words, so that it is aligned as a control message must be; room for one with credentials.
+    let mut control = [0_u64; 8];
+    // SAFETY: A header of zeros and null pointers is a valid one.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&control) as _;
+    let len = loop {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        // SAFETY: The header names one part and a control buffer, both writable, with their sizes.
+        match unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut header, flags) } {
+            -1 => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            len => break len.unsigned_abs(),
+        }
+    };
+    let mut sender = None;
+    // SAFETY: The kernel has filled the header; the control buffer outlives the walk over it.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    while !next.is_null() {
+        // SAFETY: Not null, so it points at a control message within the buffer, headers first;
+        // what is read behind one is of the type that it names.
+        unsafe {
+            let kind = ((*next).cmsg_level, (*next).cmsg_type);
+            let data = libc::CMSG_DATA(next);
+            if kind == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) {
+                let named = data.cast::<libc::ucred>().read_unaligned();
+                sender = Some(Peer {
+                    pid: named.pid.unsigned_abs(),
+                    uid: named.uid,
+                    gid: named.gid,
+                });
+            } else if kind == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                let bytes = (*next).cmsg_len as usize - (data.addr() - next.addr());
+                for at in 0..bytes / size_of::<libc::c_int>() {
+                    let fd = data.cast::<libc::c_int>().add(at).read_unaligned();
+                    // The kernel has just opened it for us, and nobody else knows of it.
+                    drop(OwnedFd::from_raw_fd(fd));
+                }
+            }
+            next = libc::CMSG_NXTHDR(&raw const header, next);
+        }
+    }
+    let received = Received {
+        len,
+        truncated: header.msg_flags & libc::MSG_TRUNC != 0,
+    };
+    Ok((received, sender))
+}
+
+/// Whether this end waits for room, and for messages.
+pub fn set_blocking(socket: impl AsFd, blocking: bool) -> io::Result<()> {
+    Ok(rustix::io::ioctl_fionbio(socket, !blocking)?)
+}
+
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::codec::Framing;
-use crate::context::{Context, Parts};
+use crate::context::{self, Context};
 use crate::crypto::TAG;
 use crate::ledger::{Claim, Domain, NotDeparted};
 use crate::secret::{Depth, Scratch, scrubbed};
@@ -12,8 +12,8 @@ use crate::status::{Minor, Status};
 use crate::sys::{fault, socket};
 
 use super::binding::Binding;
-use super::format::{self, BUNDLE, Header, VERSION};
-use super::{Export, NotExported, Parcel, activate};
+use super::format::{self, BUNDLE, Header, LADEN, VERSION};
+use super::{Export, Laden, Luggage, MAX_LUGGAGE, NotExported, Parcel, activate};
 
 /// The most contexts one bundle holds: what the kernel passes of descriptors in one message.
 pub const MAX_MEMBERS: usize = 253;
@@ -40,20 +40,56 @@ pub struct Bundled<F: Framing> {
 ///
 /// All contexts of one call must be of one domain: others are kept, as UNAVAILABLE.
 pub fn bundle<F: Framing>(members: Vec<Member<F>>, how: &Export) -> Bundled<F> {
-    let mut bundled = Bundled {
+    let unladen = |(context, socket)| Laden {
+        context,
+        socket,
+        luggage: Luggage::none(),
+    };
+    let loaded = fill(BUNDLE, members.into_iter().map(unladen), how);
+    let without = |(kept, socket, _)| (kept, socket);
+    Bundled {
+        parcels: loaded.parcels,
+        kept: loaded.kept.into_iter().map(without).collect(),
+    }
+}
+
+/// What [`load`] made of the connections it was given.
+pub struct Loaded<F: Framing> {
+    /// The bundles, to be sent one after the other.
+    pub parcels: Vec<Parcel>,
+    /// The contexts that did not leave, with their sockets and luggage; they work as before.
+    pub kept: Vec<Stayed<F>>,
+}
+
+/// A context that did not leave, with its socket and its luggage.
+pub type Stayed<F> = (NotExported<F>, OwnedFd, Luggage);
+
+/// As [`bundle`], each context with its luggage.
+//= spec/token.md#laden
+pub fn load<F: Framing>(members: Vec<Laden<F>>, how: &Export) -> Loaded<F> {
+    fill(LADEN, members.into_iter(), how)
+}
+
+fn fill<F: Framing>(
+    magic: [u8; 3],
+    members: impl Iterator<Item = Laden<F>>,
+    how: &Export,
+) -> Loaded<F> {
+    let mut bundled = Loaded {
         parcels: Vec::new(),
         kept: Vec::new(),
     };
     let mut filling: Option<Filling<F>> = None;
-    for (context, socket) in members {
+    for member in members {
         if filling.as_ref().is_some_and(Filling::is_full) {
             filling
                 .take()
                 .into_iter()
                 .for_each(|full| full.close(&mut bundled));
         }
-        let open = filling.get_or_insert_with(|| Filling::new(context.domain().clone(), how));
-        if let Err(kept) = open.add(context, socket, how) {
+        let domain = member.context.domain();
+        let open = filling.get_or_insert_with(|| Filling::new(magic, domain.clone(), how));
+        if let Err(kept) = open.add(member, how) {
             bundled.kept.push(kept);
         }
     }
@@ -65,17 +101,19 @@ pub fn bundle<F: Framing>(members: Vec<Member<F>>, how: &Export) -> Bundled<F> {
 
 /// A bundle being filled: nothing has left yet.
 struct Filling<F: Framing> {
+    magic: [u8; 3],
     domain: Domain,
     deadline: u64,
     scratch: Scratch,
-    members: Vec<Member<F>>,
+    members: Vec<Laden<F>>,
 }
 
 impl<F: Framing> Filling<F> {
-    fn new(domain: Domain, how: &Export) -> Self {
+    fn new(magic: [u8; 3], domain: Domain, how: &Export) -> Self {
         let mut scratch = Scratch::with_capacity(FULL + format::MAX_TOKEN);
         format::begin(&mut scratch);
         Self {
+            magic,
             domain,
             deadline: how.deadline(),
             scratch,
@@ -89,32 +127,27 @@ impl<F: Framing> Filling<F> {
 
     // The large error is the point: it carries the context back.
     #[allow(clippy::result_large_err)]
-    fn add(
-        &mut self,
-        context: Context<F>,
-        socket: OwnedFd,
-        how: &Export,
-    ) -> Result<(), (NotExported<F>, OwnedFd)> {
+    fn add(&mut self, member: Laden<F>, how: &Export) -> Result<(), Stayed<F>> {
         let start = self.scratch.len();
-        match self.write(&context, &socket, how) {
+        match self.write(&member, how) {
             Ok(()) => {
-                self.members.push((context, socket));
+                self.members.push(member);
                 Ok(())
             }
             Err(status) => {
                 self.scratch.truncate(start);
-                Err((NotExported { context, status }, socket))
+                Err(stayed(member, status))
             }
         }
     }
 
     //= spec/token.md#bundle
-    fn write(
-        &mut self,
-        context: &Context<F>,
-        socket: &OwnedFd,
-        how: &Export,
-    ) -> Result<(), Status> {
+    fn write(&mut self, member: &Laden<F>, how: &Export) -> Result<(), Status> {
+        let Laden {
+            context,
+            socket,
+            luggage,
+        } = member;
         context.may_leave()?;
         if context.domain().id() != self.domain.id() {
             return Err(Minor::NotTransferable.into());
@@ -130,30 +163,41 @@ impl<F: Framing> Filling<F> {
         let length = u32::try_from(self.scratch.len() - start - LENGTH)
             .map_err(|_| Status::from(Minor::StateTooLarge))?;
         self.scratch[start..start + LENGTH].copy_from_slice(&length.to_be_bytes());
+        if self.magic == LADEN {
+            let length =
+                u32::try_from(luggage.len()).map_err(|_| Status::from(Minor::StateTooLarge))?;
+            self.scratch.extend_from_slice(&length.to_be_bytes());
+            self.scratch.extend_from_slice(luggage);
+        }
         Ok(())
     }
 
     /// Seals, and lets every member depart.
-    fn close(mut self, into: &mut Bundled<F>) {
+    fn close(mut self, into: &mut Loaded<F>) {
         if self.members.is_empty() {
             return;
         }
         fault::point("bundle.encoded");
         if let Err(status) = scrubbed(Depth::Moved, || self.seal()) {
-            let kept = |(context, socket)| (NotExported { context, status }, socket);
+            let kept = |member| stayed(member, status);
             into.kept.extend(self.members.into_iter().map(kept));
             return;
         }
         fault::point("bundle.sealed");
         let mut sockets = Vec::with_capacity(self.members.len());
-        for (context, socket) in self.members {
+        for member in self.members {
+            let Laden {
+                context,
+                socket,
+                luggage,
+            } = member;
             match depart(context, self.deadline) {
                 Ok(()) => sockets.push(socket),
                 Err(kept) => match socket.try_clone() {
                     // Its place in the message stays taken: the importer finds its member spent.
                     Ok(copy) => {
                         sockets.push(copy);
-                        into.kept.push((kept, socket));
+                        into.kept.push((kept, socket, luggage));
                     }
                     Err(_) => sockets.push(socket),
                 },
@@ -168,15 +212,24 @@ impl<F: Framing> Filling<F> {
         // Room for the zero length that ends the members.
         let needed = self.scratch.len() + LENGTH + TAG;
         self.scratch.resize(needed.next_multiple_of(PADDING) - TAG);
-        let tag = format::seal(&mut self.scratch, BUNDLE, &self.domain)?;
+        let tag = format::seal(&mut self.scratch, self.magic, &self.domain)?;
         self.scratch.extend_from_slice(&tag);
         Ok(())
     }
 }
 
+fn stayed<F: Framing>(member: Laden<F>, status: Status) -> Stayed<F> {
+    let Laden {
+        context,
+        socket,
+        luggage,
+    } = member;
+    (NotExported { context, status }, socket, luggage)
+}
+
 #[allow(clippy::result_large_err)]
 fn depart<F: Framing>(context: Context<F>, deadline: u64) -> Result<(), NotExported<F>> {
-    let (parts, id, claim, domain): (Parts<F>, _, Claim, Domain) = context.into_parts();
+    let (parts, id, claim, domain): (context::Parts<F>, _, Claim, Domain) = context.into_parts();
     match claim.depart(deadline) {
         Ok(_) => Ok(()),
         Err(NotDeparted { claim, stay }) => Err(NotExported {
@@ -197,26 +250,59 @@ pub fn unbundle<F: Framing>(
     bundle: &mut [u8],
     sockets: Vec<OwnedFd>,
 ) -> Result<Vec<Result<Member<F>, Status>>, Status> {
-    // Once for all members.
-    scrubbed(Depth::Moved, || open_and_import(domain, bundle, sockets))
+    let member = |laden: Laden<F>| (laden.context, laden.socket);
+    let outcomes = unfill(BUNDLE, domain, bundle, sockets)?;
+    Ok(outcomes.into_iter().map(|one| one.map(member)).collect())
 }
 
-fn open_and_import<F: Framing>(
+/// As [`unbundle`], for what [`load`] has made.
+///
+/// # Errors
+/// DEFECTIVE_TOKEN for the whole: nothing was imported, nothing is spent.
+pub fn unload<F: Framing>(
     domain: &Domain,
     bundle: &mut [u8],
     sockets: Vec<OwnedFd>,
-) -> Result<Vec<Result<Member<F>, Status>>, Status> {
-    let header = Header::read(bundle, BUNDLE)?;
+) -> Result<Vec<Result<Laden<F>, Status>>, Status> {
+    unfill(LADEN, domain, bundle, sockets)
+}
+
+fn unfill<F: Framing>(
+    magic: [u8; 3],
+    domain: &Domain,
+    bundle: &mut [u8],
+    sockets: Vec<OwnedFd>,
+) -> Result<Vec<Result<Laden<F>, Status>>, Status> {
+    // Once for all members.
+    scrubbed(Depth::Moved, || {
+        open_and_import(magic, domain, bundle, sockets)
+    })
+}
+
+fn open_and_import<F: Framing>(
+    magic: [u8; 3],
+    domain: &Domain,
+    bundle: &mut [u8],
+    sockets: Vec<OwnedFd>,
+) -> Result<Vec<Result<Laden<F>, Status>>, Status> {
+    let header = Header::read(bundle, magic)?;
     if header.version != VERSION {
         return Err(Minor::TokenVersion.into());
     }
     // All lengths are looked at before the first member is imported: an error of the whole must
     // not take with it what was already imported.
-    let members = members(format::open(bundle, &header, domain)?)?;
+    let members = members(magic, format::open(bundle, &header, domain)?)?;
     fault::point("bundle.opened");
     let mut sockets = sockets.into_iter();
-    let import_next = |member| match sockets.next() {
-        Some(socket) => import_member(domain, member, &socket).map(|context| (context, socket)),
+    let import_next = |(member, luggage)| match sockets.next() {
+        Some(socket) => {
+            let context = import_member(domain, member, &socket)?;
+            Ok(Laden {
+                context,
+                socket,
+                luggage: Luggage::new(luggage)?,
+            })
+        }
         None => Err(Minor::WrongSocket.into()),
     };
     Ok(members.into_iter().map(import_next).collect())
@@ -236,22 +322,71 @@ fn import_member<F: Framing>(
     activate(domain, &binding, parts)
 }
 
-/// The members between header and padding.
-fn members(mut bytes: &[u8]) -> Result<Vec<&[u8]>, Status> {
+/// A member's binding and body, and its luggage.
+type Parts<'a> = (&'a [u8], &'a [u8]);
+
+/// The members between header and padding, each with its luggage.
+//= spec/token.md#laden
+fn members(magic: [u8; 3], mut bytes: &[u8]) -> Result<Vec<Parts<'_>>, Status> {
     let mut members = Vec::with_capacity(MAX_MEMBERS);
     loop {
-        let Some((length, rest)) = bytes.split_first_chunk::<LENGTH>() else {
-            return Err(Minor::TokenState.into());
-        };
-        let length = u32::from_be_bytes(*length) as usize;
-        if length == 0 {
+        let (member, behind) = counted(bytes)?;
+        if member.is_empty() {
             return Ok(members);
         }
         if members.len() == MAX_MEMBERS {
             return Err(Minor::TokenState.into());
         }
-        let (member, behind) = rest.split_at_checked(length).ok_or(Minor::TokenState)?;
-        members.push(member);
+        let (luggage, behind) = match magic == LADEN {
+            true => counted(behind)?,
+            false => (&[][..], behind),
+        };
+        if luggage.len() > MAX_LUGGAGE {
+            return Err(Minor::TokenState.into());
+        }
+        members.push((member, luggage));
         bytes = behind;
+    }
+}
+
+/// As many bytes as the length before them says, and what follows them.
+fn counted(bytes: &[u8]) -> Result<(&[u8], &[u8]), Status> {
+    let (length, rest) = bytes
+        .split_first_chunk::<LENGTH>()
+        .ok_or(Minor::TokenState)?;
+    let length = u32::from_be_bytes(*length) as usize;
+    Ok(rest.split_at_checked(length).ok_or(Minor::TokenState)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //= proves spec/token.md#laden C5
+    #[test]
+    fn lengths_that_lie_are_refused_before_anything_is_imported() {
+        let counted = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat();
+        let good = [
+            counted(b"member"),
+            counted(b"luggage"),
+            counted(b"m"),
+            counted(b""),
+        ]
+        .concat();
+        let ended = [&good[..], &[0; 4]].concat();
+        let found = members(LADEN, &ended).unwrap();
+        assert_eq!(found, [(&b"member"[..], &b"luggage"[..]), (b"m", b"")]);
+        for cut in 0..ended.len() {
+            assert!(members(LADEN, &ended[..cut]).is_err(), "{cut}");
+        }
+        let much = vec![7; MAX_LUGGAGE + 1];
+        let much = [counted(b"m"), counted(&much), vec![0; 4]].concat();
+        assert!(members(LADEN, &much).is_err());
+        let long = [&[0xff; 4][..], b"member"].concat();
+        assert!(members(LADEN, &long).is_err());
+        let many = [counted(b"m"), counted(b"")]
+            .concat()
+            .repeat(MAX_MEMBERS + 1);
+        assert!(members(LADEN, &[&many[..], &[0; 4]].concat()).is_err());
     }
 }

@@ -19,12 +19,13 @@ pub const HEADER: usize = 4 + 8 + REST_NONCE;
 pub const BUCKETS: [usize; 5] = [512, 2048, 8192, 32_768, 131_072];
 /// The largest token.
 pub const MAX_TOKEN: usize = BUCKETS[BUCKETS.len() - 1];
-/// The magic of a token, and of a bundle.
+/// The magic of a token, of a bundle, and of a bundle with luggage.
 pub(super) const TOKEN: [u8; 3] = *b"BTN";
 pub(super) const BUNDLE: [u8; 3] = *b"BTB";
+pub(super) const LADEN: [u8; 3] = *b"BTL";
 /// The version this program writes.
 //= spec/token.md#versions
-pub(super) const VERSION: u8 = 1;
+pub const VERSION: u8 = 1;
 
 const NONCE_AT: usize = HEADER - REST_NONCE;
 const KEY_AT: usize = 4;

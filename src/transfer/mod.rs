@@ -27,6 +27,7 @@ mod bundle;
 #[doc(hidden)]
 pub mod forge;
 mod format;
+mod luggage;
 mod parcel;
 mod passage;
 #[cfg(test)]
@@ -34,10 +35,11 @@ mod tests;
 mod token;
 
 pub use binding::Importer;
-pub use bundle::{Bundled, MAX_MEMBERS, Member, bundle, unbundle};
-pub use format::{BUCKETS, HEADER, MAX_TOKEN};
+pub use bundle::{Bundled, Loaded, MAX_MEMBERS, Member, Stayed, bundle, load, unbundle, unload};
+pub use format::{BUCKETS, HEADER, MAX_TOKEN, VERSION};
+pub use luggage::{Laden, Luggage, MAX_LUGGAGE};
 pub use parcel::Parcel;
-pub use passage::{Arrival, Receiver, Sender, passage};
+pub use passage::{Arrival, Delivery, Incoming, Receiver, Sender, passage};
 pub use token::{PublicHeader, Token};
 
 use std::os::fd::BorrowedFd;

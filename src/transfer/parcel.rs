@@ -2,9 +2,12 @@
 
 use std::os::fd::OwnedFd;
 
+use crate::codec::Framing;
+use crate::ledger::Domain;
 use crate::secret::Scratch;
+use crate::status::{Minor, Status};
 
-use super::Token;
+use super::{Laden, Token, unload};
 
 /// A token or a bundle with its sockets, ready to be sent. The exporter keeps it, with its copies
 /// of the sockets and without any key, until the importer has acknowledged: if that importer dies,
@@ -40,6 +43,21 @@ impl Parcel {
         match &self.bytes {
             Bytes::Token(bytes) => bytes,
             Bytes::Bundle(bytes) => bytes,
+        }
+    }
+
+    /// Imports here what can still be imported of a laden bundle that came back: what its importer
+    /// has had is spent, and refused.
+    ///
+    /// # Errors
+    /// As [`unload`]; DEFECTIVE_TOKEN (malformed) for a parcel that is none.
+    pub fn take_back<F: Framing>(
+        self,
+        domain: &Domain,
+    ) -> Result<Vec<Result<Laden<F>, Status>>, Status> {
+        match self.bytes {
+            Bytes::Bundle(mut sealed) => unload(domain, &mut sealed, self.sockets),
+            Bytes::Token(_) => Err(Minor::TokenMalformed.into()),
         }
     }
 

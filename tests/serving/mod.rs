@@ -135,6 +135,13 @@ impl Serving {
         Self::start_with(arguments, |_| {})
     }
 
+    /// [`Serving::start`], with a log that goes elsewhere.
+    pub fn start_with_errors<S: AsRef<OsStr>>(arguments: &[S], errors: Stdio) -> Self {
+        Self::start_with(arguments, |command| {
+            command.stderr(errors);
+        })
+    }
+
     /// [`Serving::start`], with more to say about the process.
     pub fn start_with<S: AsRef<OsStr>>(arguments: &[S], change: impl FnOnce(&mut Command)) -> Self {
         Self::start_in(&Arc::new(tempfile::tempdir().unwrap()), arguments, change)
@@ -158,7 +165,15 @@ impl Serving {
     ) -> Result<Self, Lines> {
         let mut command = baton();
         command.args(["serve", "--listen", "127.0.0.1:0", "--state"]);
-        command.arg(state.path().join("baton")).args(arguments);
+        command.arg(state.path().join("baton"));
+        // To a pipe it would be JSON.
+        if arguments
+            .iter()
+            .all(|argument| argument.as_ref() != "--log")
+        {
+            command.args(["--log", "human"]);
+        }
+        command.args(arguments);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -167,7 +182,10 @@ impl Serving {
         command.process_group(0);
         change(&mut command);
         let mut child = command.spawn().unwrap();
-        let log = Lines::of(child.stderr.take().unwrap());
+        let log = match child.stderr.take() {
+            Some(errors) => Lines::of(errors),
+            None => Lines::of(std::io::empty()),
+        };
         let mut greeting = Vec::new();
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             greeting.push(line.unwrap());
