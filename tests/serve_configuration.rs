@@ -44,7 +44,7 @@ fn a_check_names_every_mistake_and_does_nothing_else() {
     let expected = [
         (1, "unknown key sesions; expected sessions?"),
         (2, "hops: the string \"x\"; expected integer (0 to 100000)"),
-        (3, "duplicate key"),
+        (3, "duplicate key hops; expected each key once"),
         (5, "cert: is there without key; expected both or neither"),
     ];
     for (line, (number, what)) in lines.iter().zip(expected) {

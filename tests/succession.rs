@@ -248,6 +248,57 @@ fn a_successor_killed_between_two_parcels_costs_the_first_at_most() {
     serves(&server);
 }
 
+/// More than the socket between the two holds: what is not taken waits, and comes back when the
+/// successor takes no more.
+//= proves spec/succession.md#hand-over C4
+//= proves spec/succession.md#back C4
+#[test]
+fn much_luggage_waits_for_room_and_comes_back() {
+    let options = ["--answer-ms", "1000"];
+    let mut server = Server::start("much", None, &options);
+    let mut clients = server.clients(16);
+    std::thread::scope(|all| {
+        for client in &mut clients {
+            all.spawn(|| client.flood());
+        }
+    });
+    server.fault_successor("passage.received=stop@2");
+    server.signal(rustix::process::Signal::USR2);
+    let line = server.wait(" goes on with ");
+    // The first parcel was taken.
+    let left = |left: &usize| line.contains(&format!(" goes on with {left}, "));
+    let left = (1..16).find(left).unwrap_or_else(|| panic!("{line}"));
+    assert!(left > 8, "{line}");
+    server.replace(|new| fs::hard_link(restarting::folder().join("server"), new).unwrap());
+    assert_eq!(server.restart(), left);
+    let drained = std::thread::scope(|all| {
+        let threads: Vec<_> = clients
+            .iter_mut()
+            .map(|client| all.spawn(|| client.drain().is_ok()))
+            .collect();
+        let drained = threads.into_iter().map(|thread| thread.join().unwrap());
+        drained.filter(|drained| *drained).count()
+    });
+    assert_eq!(drained, left);
+}
+
+/// The first of two bundles was sent when the old process is killed.
+//= proves spec/succession.md#orphan C4
+#[test]
+fn an_old_process_killed_between_two_parcels_costs_the_second() {
+    let mut server = Server::start("half", Some("bundle.departed=kill@2"), &[]);
+    let clients = server.clients(300);
+    server.signal(rustix::process::Signal::USR2);
+    let line = server.wait(" orphaned with ");
+    assert_eq!(server.follow(&line), 253);
+    let clients = alive(clients);
+    assert_eq!(clients.len(), 253);
+    clients
+        .into_iter()
+        .for_each(|client| client.close().unwrap());
+    serves(&server);
+}
+
 /// The old process is killed at a step: what it had sent goes on in the successor.
 //= proves spec/succession.md#orphan C3 C4
 //= proves spec/token.md#words

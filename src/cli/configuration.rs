@@ -176,7 +176,18 @@ fn apply(text: &str, options: &mut Serve, given: &BTreeSet<String>) -> Vec<Mista
         .iter()
         .map(|error| Mistake {
             line: error.span().map_or(0, at),
-            what: format!("{}; expected TOML", shown(error.message(), 200)),
+            what: match (
+                error.message(),
+                error.span().and_then(|span| text.get(span)),
+            ) {
+                ("duplicate key", Some(key)) => {
+                    format!(
+                        "duplicate key {}; expected each key once",
+                        shown(key, SHOWN)
+                    )
+                }
+                (message, _) => format!("{}; expected TOML", shown(message, 200)),
+            },
         })
         .collect();
     let broken: BTreeSet<usize> = mistakes.iter().map(|mistake| mistake.line).collect();

@@ -20,6 +20,7 @@ use baton::ledger::Domain;
 use baton::name::Name;
 use baton::record::{Read as Fed, Record};
 use baton::sys::process::Signal;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
 use rustix::process::{Pid, kill_process, kill_process_group};
 
 use crate::support::identity;
@@ -336,6 +337,9 @@ impl Client {
 
     /// Says more and more without hearing anything, until the server takes no more.
     pub fn flood(&mut self) {
+        // The less the kernel holds, the sooner the server must.
+        set_socket_recv_buffer_size(&self.socket, 262_144).unwrap();
+        set_socket_send_buffer_size(&self.socket, 262_144).unwrap();
         self.socket
             .set_write_timeout(Some(Duration::from_millis(300)))
             .unwrap();

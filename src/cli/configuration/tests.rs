@@ -154,7 +154,10 @@ fn every_mistake_is_named_with_its_line() {
             (12, "unknown key table"),
         ],
     );
-    mistakes("hops = 1\nhops = 2\n", &[(2, "duplicate key")]);
+    mistakes(
+        "hops = 1\nhops = 2\n",
+        &[(2, "duplicate key hops; expected each key once")],
+    );
     mistakes(
         "hops = 1\nlisten =\nsessions = 0\n",
         &[(2, "expected"), (3, "sessions: ")],
