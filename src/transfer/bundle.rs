@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::codec::Framing;
 use crate::context::{Context, Parts};
 use crate::crypto::TAG;
-use crate::ledger::{Claim, Domain, NotDeparted};
+use crate::ledger::{Claim, Domain, NotDeparted, Terms};
 use crate::secret::{Depth, Scratch, scrubbed};
 use crate::status::{Minor, Status};
 use crate::sys::{fault, socket};
 
 use super::binding::Binding;
-use super::format::{self, BUNDLE, Header, VERSION};
+use super::format::{self, BUNDLE, Header, KEPT_BUNDLE, VERSION};
 use super::{Export, NotExported, Parcel, activate};
 
 /// The most contexts one bundle holds: what the kernel passes of descriptors in one message.
@@ -66,20 +66,21 @@ pub fn bundle<F: Framing>(members: Vec<Member<F>>, how: &Export) -> Bundled<F> {
 /// A bundle being filled: nothing has left yet.
 struct Filling<F: Framing> {
     domain: Domain,
-    deadline: u64,
     scratch: Scratch,
-    members: Vec<Member<F>>,
+    /// With the cookie each is tied to.
+    members: Vec<(Member<F>, Option<u64>)>,
+    terms: Terms,
 }
 
 impl<F: Framing> Filling<F> {
     fn new(domain: Domain, how: &Export) -> Self {
         let mut scratch = Scratch::with_capacity(FULL + format::MAX_TOKEN);
-        format::begin(&mut scratch);
+        format::begin(&mut scratch, &domain);
         Self {
             domain,
-            deadline: how.deadline(),
             scratch,
             members: Vec::with_capacity(MAX_MEMBERS),
+            terms: how.terms(how.deadline()),
         }
     }
 
@@ -97,8 +98,8 @@ impl<F: Framing> Filling<F> {
     ) -> Result<(), (NotExported<F>, OwnedFd)> {
         let start = self.scratch.len();
         match self.write(&context, &socket, how) {
-            Ok(()) => {
-                self.members.push((context, socket));
+            Ok(cookie) => {
+                self.members.push(((context, socket), cookie));
                 Ok(())
             }
             Err(status) => {
@@ -114,12 +115,12 @@ impl<F: Framing> Filling<F> {
         context: &Context<F>,
         socket: &OwnedFd,
         how: &Export,
-    ) -> Result<(), Status> {
+    ) -> Result<Option<u64>, Status> {
         context.may_leave()?;
-        if context.domain().id() != self.domain.id() {
+        if !context.domain().is_same(&self.domain) {
             return Err(Minor::NotTransferable.into());
         }
-        let mut binding = context.binding(how, self.deadline)?;
+        let mut binding = context.binding(how, self.terms.deadline)?;
         if how.tie_each {
             let cookie = socket::cookie(socket.as_fd()).map_err(|_| Status::from(Minor::System))?;
             binding = binding.tied(Some(cookie));
@@ -130,7 +131,7 @@ impl<F: Framing> Filling<F> {
         let length = u32::try_from(self.scratch.len() - start - LENGTH)
             .map_err(|_| Status::from(Minor::StateTooLarge))?;
         self.scratch[start..start + LENGTH].copy_from_slice(&length.to_be_bytes());
-        Ok(())
+        Ok(binding.cookie)
     }
 
     /// Seals, and lets every member depart.
@@ -140,14 +141,22 @@ impl<F: Framing> Filling<F> {
         }
         fault::point("bundle.encoded");
         if let Err(status) = scrubbed(Depth::Moved, || self.seal()) {
-            let kept = |(context, socket)| (NotExported { context, status }, socket);
+            let kept = |((context, socket), _)| (NotExported { context, status }, socket);
             into.kept.extend(self.members.into_iter().map(kept));
             return;
         }
         fault::point("bundle.sealed");
         let mut sockets = Vec::with_capacity(self.members.len());
-        for (context, socket) in self.members {
-            match depart(context, self.deadline) {
+        let departed = depart(self.members, &self.terms);
+        if departed.iter().all(|(left, _)| left.is_err()) {
+            // Nothing is in it that anybody could import.
+            for (left, socket) in departed {
+                into.kept.extend(left.err().map(|kept| (kept, socket)));
+            }
+            return;
+        }
+        for (left, socket) in departed {
+            match left {
                 Ok(()) => sockets.push(socket),
                 Err(kept) => match socket.try_clone() {
                     // Its place in the message stays taken: the importer finds its member spent.
@@ -168,22 +177,41 @@ impl<F: Framing> Filling<F> {
         // Room for the zero length that ends the members.
         let needed = self.scratch.len() + LENGTH + TAG;
         self.scratch.resize(needed.next_multiple_of(PADDING) - TAG);
-        let tag = format::seal(&mut self.scratch, BUNDLE, &self.domain)?;
+        let grant = self
+            .members
+            .first()
+            .and_then(|((first, _), _)| first.grant());
+        let magic = (BUNDLE, KEPT_BUNDLE);
+        let tag = format::seal(&mut self.scratch, magic, &self.domain, grant)?;
         self.scratch.extend_from_slice(&tag);
         Ok(())
     }
 }
 
-#[allow(clippy::result_large_err)]
-fn depart<F: Framing>(context: Context<F>, deadline: u64) -> Result<(), NotExported<F>> {
-    let (parts, id, claim, domain): (Parts<F>, _, Claim, Domain) = context.into_parts();
-    match claim.depart(deadline) {
-        Ok(_) => Ok(()),
-        Err(NotDeparted { claim, stay }) => Err(NotExported {
-            context: parts.claimed(id, claim, domain),
-            status: stay.into(),
-        }),
+/// A member that left, or did not, and its socket.
+type Left<F> = (Result<(), NotExported<F>>, OwnedFd);
+
+/// Lets all members go.
+fn depart<F: Framing>(members: Vec<(Member<F>, Option<u64>)>, terms: &Terms) -> Vec<Left<F>> {
+    let (mut stayed, mut claims) = (Vec::new(), Vec::new());
+    for ((context, socket), cookie) in members {
+        let (parts, id, claim, domain): (Parts<F>, _, Claim, Domain) = context.into_parts();
+        stayed.push((parts, id, domain, socket));
+        claims.push((claim, cookie));
     }
+    let departed = Claim::depart_all(claims, terms).into_iter();
+    let both = stayed.into_iter().zip(departed);
+    both.map(|((parts, id, domain, socket), departed)| match departed {
+        Ok(_) => (Ok(()), socket),
+        Err(NotDeparted { claim, stay }) => {
+            let kept = NotExported {
+                context: parts.claimed(id, claim, domain),
+                status: stay.into(),
+            };
+            (Err(kept), socket)
+        }
+    })
+    .collect()
 }
 
 /// Imports every member of a bundle, opened where it lies, with the sockets that came beside it.
@@ -206,7 +234,7 @@ fn open_and_import<F: Framing>(
     bundle: &mut [u8],
     sockets: Vec<OwnedFd>,
 ) -> Result<Vec<Result<Member<F>, Status>>, Status> {
-    let header = Header::read(bundle, BUNDLE)?;
+    let header = Header::read(bundle, (BUNDLE, KEPT_BUNDLE))?;
     if header.version != VERSION {
         return Err(Minor::TokenVersion.into());
     }
@@ -215,25 +243,33 @@ fn open_and_import<F: Framing>(
     let members = members(format::open(bundle, &header, domain)?)?;
     fault::point("bundle.opened");
     let mut sockets = sockets.into_iter();
-    let import_next = |member| match sockets.next() {
-        Some(socket) => import_member(domain, member, &socket).map(|context| (context, socket)),
-        None => Err(Minor::WrongSocket.into()),
+    let (mut outcomes, mut ready) = (Vec::with_capacity(members.len()), Vec::new());
+    for member in members {
+        outcomes.push(match sockets.next() {
+            Some(socket) => read_member::<F>(member, &socket).map(|member| {
+                ready.push(member);
+                socket
+            }),
+            None => Err(Minor::WrongSocket.into()),
+        });
+    }
+    let mut activated = activate(domain, ready).into_iter();
+    let outcome = |read: Result<OwnedFd, Status>| {
+        let socket = read?;
+        let context = activated.next().ok_or(Minor::System)??;
+        Ok((context, socket))
     };
-    Ok(members.into_iter().map(import_next).collect())
+    Ok(outcomes.into_iter().map(outcome).collect())
 }
 
-fn import_member<F: Framing>(
-    domain: &Domain,
-    member: &[u8],
-    socket: &OwnedFd,
-) -> Result<Context<F>, Status> {
+fn read_member<F: Framing>(member: &[u8], socket: &OwnedFd) -> Result<(Binding, Parts<F>), Status> {
     let (binding, body) = Binding::read(member)?;
     binding.admits::<F>(Some(socket.as_fd()))?;
     let (parts, behind) = format::read_body::<F>(body)?;
     if !behind.is_empty() {
         return Err(Minor::TokenState.into());
     }
-    activate(domain, &binding, parts)
+    Ok((binding, parts))
 }
 
 /// The members between header and padding.

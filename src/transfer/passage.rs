@@ -15,7 +15,7 @@ use crate::secret::Scratch;
 use crate::status::{Minor, Status};
 use crate::sys::{fault, socket};
 
-use super::format::BUNDLE;
+use super::format;
 use super::{Parcel, import_in_place, unbundle};
 
 /// Bytes asked for as socket buffer; the kernel gives what its limits allow.
@@ -230,7 +230,7 @@ impl Receiver {
         mut sockets: Vec<OwnedFd>,
     ) -> Vec<Arrival<F>> {
         let message = &mut self.scratch[..length];
-        if message.starts_with(&BUNDLE) {
+        if format::is_bundle(message) {
             let with_socket = |(context, socket)| (context, Some(socket));
             return match unbundle(domain, message, sockets) {
                 Ok(outcomes) => outcomes
