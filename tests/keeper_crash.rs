@@ -139,7 +139,7 @@ fn wait_hung_up(socket: &impl AsFd) {
 //= proves spec/keeper.md#keeper-death C3
 #[test]
 fn every_context_is_dead_when_the_keeper_is() {
-    let mut keeping = Keeping::new();
+    let keeping = Keeping::new();
     let socket = keeping.connect(Role::Member);
     let watched = socket.try_clone().unwrap();
     let domain = Domain::kept(socket).unwrap();

@@ -218,7 +218,7 @@ impl Claim {
                 Ok(codes) => codes.first().copied().ok_or(Error::Keeper),
                 Err(error) => Err(error),
             };
-            return self.departed(outcome);
+            return self.departed(&outcome);
         }
         let index = self.ledger.index(self.place);
         let Some(transit) = self.ledger.table().depart(index, self.control, deadline) else {
@@ -266,7 +266,7 @@ impl Claim {
         };
         let outcomes: Vec<_> = (0..claims.len()).map(outcome).collect();
         let both = claims.into_iter().zip(outcomes);
-        both.map(|((claim, _), outcome)| claim.departed(outcome))
+        both.map(|((claim, _), outcome)| claim.departed(&outcome))
             .collect()
     }
 
@@ -279,7 +279,7 @@ impl Claim {
     }
 
     /// What a departure came to that the keeper was asked for.
-    fn departed(mut self, outcome: Result<Code, Error>) -> Result<Departure, NotDeparted> {
+    fn departed(mut self, outcome: &Result<Code, Error>) -> Result<Departure, NotDeparted> {
         let stay = match outcome {
             Ok(Code::Done) => {
                 // `next_epoch` has answered before.
