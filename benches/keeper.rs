@@ -49,15 +49,21 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    let (rounds, hops) = if quick() { (5, 4_000) } else { (15, 20_000) };
-    let runs: Vec<_> = (0..rounds).map(|_| hops_at_once(4, hops)).collect();
+    let (rounds, hops) = if quick() { (5, 8_000) } else { (15, 40_000) };
+    let runs: Vec<_> = (0..rounds).map(|_| hops_at_once(8, hops)).collect();
     println!("figure: keeper_hops_per_s = {:.0} 1/s", median(runs));
     let runs: Vec<_> = (0..rounds).map(|_| one_at_a_time(hops)).collect();
     let (ours, ratios): (Vec<_>, Vec<_>) = runs.into_iter().unzip();
     println!("figure: keeper_hop_us = {:.2} us", median(ours));
-    println!("figure: keeper_hop_over_trips = {:.2} ratio", median(ratios));
+    println!(
+        "figure: keeper_hop_over_trips = {:.2} ratio",
+        median(ratios)
+    );
     let runs: Vec<_> = (0..rounds).map(|_| bundled(hops)).collect();
-    println!("figure: keeper_bundled_hops_per_s = {:.0} 1/s", median(runs));
+    println!(
+        "figure: keeper_bundled_hops_per_s = {:.0} 1/s",
+        median(runs)
+    );
     println!("figure: keeper_check_ns = {:.2} ns", check(rounds));
 }
 
@@ -155,7 +161,10 @@ fn bundled(hops: usize) -> f64 {
         let bundled = bundle(std::mem::take(&mut members), &how);
         assert!(bundled.kept.is_empty());
         for parcel in bundled.parcels {
-            let sockets = parcel.sockets().iter().map(|socket| socket.try_clone().unwrap());
+            let sockets = parcel
+                .sockets()
+                .iter()
+                .map(|socket| socket.try_clone().unwrap());
             let mut bytes = parcel.as_bytes().to_vec();
             let arrived = unbundle(&domain, &mut bytes, sockets.collect()).unwrap();
             members.extend(arrived.into_iter().map(Result::unwrap));
