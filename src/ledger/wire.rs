@@ -381,5 +381,5 @@ impl Welcome {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

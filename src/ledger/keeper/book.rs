@@ -216,7 +216,7 @@ impl Book {
     }
 
     /// Deadlines that are remembered.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn waiting(&self) -> usize {
         self.deadlines.len()
     }

@@ -65,7 +65,7 @@ pub(in crate::ledger) enum Ask {
 }
 
 impl Ask {
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) const ALL: [Self; 7] = [
         Self::Hello,
         Self::Establish,
@@ -105,7 +105,7 @@ pub(in crate::ledger) const fn after(role: Role, phase: Phase, ask: Ask, number:
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

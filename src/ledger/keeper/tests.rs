@@ -221,3 +221,52 @@ fn a_hundred_thousand_hops_leave_nothing_behind() {
     assert_eq!(book.charged(id), 0);
     assert!(book.held(id).is_empty());
 }
+
+/// A place that another connection has by now is not the one that was meant.
+#[test]
+fn a_connection_that_has_ended_is_ended_once() {
+    let mut keeper = Keeper::new(&small(1)).unwrap();
+    let (old, gone) = keeper.connect(Role::Member).unwrap();
+    drop(gone);
+    keeper.turn(None).unwrap();
+    let (new, member) = keeper.connect(Role::Member).unwrap();
+    assert_eq!(old.index, new.index);
+    let (claimed, claim) = serve(&mut keeper, || {
+        let domain = Domain::kept(member).unwrap();
+        let claim = domain.ledger().establish().unwrap();
+        (domain, claim)
+    });
+    keeper.remove(old);
+    assert_eq!(keeper.book.charged(new), 1);
+    assert_eq!(keeper.pid(new), Some(std::process::id()));
+    keeper.remove(new);
+    assert_eq!(claim.check(), Err(Lost::Ended));
+    assert!(claimed.ledger().establish().is_err());
+}
+
+/// A process that comes by itself, and is known by the connection it made.
+//= proves spec/keeper.md#peer
+#[test]
+fn a_connection_that_was_accepted_is_as_good() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+    let mut keeper = Keeper::new(&small(8)).unwrap();
+    let name = format!("baton-keeper-{}", std::process::id());
+    let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
+    let new = || rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    let listener = new();
+    socket::ask_for_senders(&listener).unwrap();
+    rustix::net::bind(&listener, &address).unwrap();
+    rustix::net::listen(&listener, 1).unwrap();
+    let far = new();
+    rustix::net::connect(&far, &address).unwrap();
+    // It greets before anybody has accepted it.
+    socket::send_now(&far, b"\x01BTK\x01").unwrap();
+    let near = rustix::net::accept(&listener).unwrap();
+    let id = keeper.add(near, Role::Worker).unwrap();
+    keeper.turn(None).unwrap();
+    assert_eq!(keeper.pid(id), Some(std::process::id()));
+    let mut welcome = [0; 64];
+    let length = socket::recv_whole(&far, &mut welcome).unwrap();
+    let welcome = wire::Welcome::read(&welcome[..length]).unwrap();
+    assert_eq!(welcome.role, Role::Worker);
+}
