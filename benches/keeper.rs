@@ -1,8 +1,8 @@
 //! What a hop costs in a kept domain: how many a keeper serves in a second when several members
 //! hop at once, how long one takes when nobody else asks, and the check before every operation.
 //!
-//! The limit it is compared with is the same number of bare round trips over the same kind of
-//! socket, with the same number of processes.
+//! The limit each is compared with, in the same run, is as many bare round trips over the same kind
+//! of socket, with as many processes.
 
 #![allow(
     missing_docs,
@@ -30,6 +30,8 @@ use baton::sys::process::Signal;
 use baton::sys::socket;
 use baton::transfer::{Export, bundle, import, unbundle};
 use keeping::Keeping;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
 use rustix::process::set_parent_process_death_signal;
 use support::{forked, pair};
 
@@ -50,8 +52,18 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn main() {
     let (rounds, hops) = if quick() { (5, 8_000) } else { (15, 40_000) };
-    let runs: Vec<_> = (0..rounds).map(|_| hops_at_once(8, hops)).collect();
-    println!("figure: keeper_hops_per_s = {:.0} 1/s", median(runs));
+    let runs: Vec<_> = (0..rounds)
+        .map(|_| {
+            let ours = hops_at_once(8, hops);
+            (ours, bare_at_once(8, hops) / ours)
+        })
+        .collect();
+    let (ours, ratios): (Vec<_>, Vec<_>) = runs.into_iter().unzip();
+    println!("figure: keeper_hops_per_s = {:.0} 1/s", median(ours));
+    println!(
+        "figure: keeper_hops_over_bare = {:.2} ratio",
+        median(ratios)
+    );
     let runs: Vec<_> = (0..rounds).map(|_| one_at_a_time(hops)).collect();
     let (ours, ratios): (Vec<_>, Vec<_>) = runs.into_iter().unzip();
     println!("figure: keeper_hop_us = {:.2} us", median(ours));
@@ -75,29 +87,86 @@ fn hop(context: Context<Message>, domain: &Domain, how: &Export) -> Context<Mess
 /// Hops in a second, by `members` processes that hop one context each, at once.
 fn hops_at_once(members: usize, hops: usize) -> f64 {
     let keeping = Keeping::new();
+    let sockets: Vec<_> = (0..members)
+        .map(|_| keeping.connect(Role::Member))
+        .collect();
+    at_once(&sockets, hops, |socket| {
+        let domain = Domain::kept(socket.try_clone().unwrap()).unwrap();
+        let (context, peer) = pair::<Message>(&domain);
+        let (how, mut context) = (Export::default(), Some(context));
+        move || {
+            let _ = &peer;
+            context = Some(hop(context.take().unwrap(), &domain, &how));
+        }
+    })
+}
+
+/// The limit: as many bare round trips as hops have, to one process that sends back what it gets.
+fn bare_at_once(members: usize, hops: usize) -> f64 {
+    let (near, far): (Vec<_>, Vec<_>) = (0..members).map(|_| socket::pair().unwrap()).unzip();
+    let mut server = forked(|| {
+        set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+        near.iter().for_each(support::close_in_child);
+        serve_bare(&far);
+        0
+    });
+    drop(far);
+    let rate = at_once(&near, hops, |socket| {
+        let socket = socket.try_clone().unwrap();
+        let mut buffer = [0; 256];
+        move || {
+            for _ in 0..TRIPS {
+                socket::send_whole(&socket, &[1; 64]).unwrap();
+                socket::recv_whole(&socket, &mut buffer).unwrap();
+            }
+        }
+    });
+    server.kill(Signal::KILL).unwrap();
+    server.wait().unwrap();
+    rate
+}
+
+fn serve_bare(sockets: &[OwnedFd]) {
+    let poller = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    for (socket, number) in sockets.iter().zip(0..) {
+        let data = epoll::EventData::new_u64(number);
+        epoll::add(&poller, socket, data, epoll::EventFlags::IN).unwrap();
+    }
+    let mut buffer = [0; 256];
+    loop {
+        let mut events = Vec::with_capacity(64);
+        epoll::wait(&poller, spare_capacity(&mut events), None).unwrap();
+        for event in &events {
+            let data = event.data;
+            let socket = &sockets[data.u64() as usize];
+            match socket::recv_whole(socket, &mut buffer) {
+                Ok(length) => drop(socket::send_now(socket, &buffer[..length])),
+                // Its client is done.
+                Err(_) => epoll::delete(&poller, socket).unwrap(),
+            }
+        }
+    }
+}
+
+/// How often in a second processes, one for each socket, do together what `prepare` makes ready.
+fn at_once<W: FnMut()>(sockets: &[OwnedFd], times: usize, prepare: impl Fn(&OwnedFd) -> W) -> f64 {
     let (start, mut starter) = std::io::pipe().unwrap();
     let (mut done, telling) = std::io::pipe().unwrap();
-    let each = hops / members;
-    let children: Vec<_> = (0..members)
-        .map(|_| {
-            let socket = keeping.connect(Role::Member);
-            forked(|| {
-                set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
-                let domain = Domain::kept(socket.try_clone().unwrap()).unwrap();
-                let (mut context, _peer) = pair::<Message>(&domain);
-                let how = Export::default();
-                context = hop(context, &domain, &how);
-                (&telling).write_all(b"r").unwrap();
-                (&start).read_exact(&mut [0]).unwrap();
-                for _ in 0..each {
-                    context = hop(context, &domain, &how);
-                }
-                (&telling).write_all(b"d").unwrap();
-                0
-            })
+    let each = times / sockets.len();
+    let work = |socket: &OwnedFd| {
+        forked(|| {
+            set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+            let mut step = prepare(socket);
+            step();
+            (&telling).write_all(b"r").unwrap();
+            (&start).read_exact(&mut [0]).unwrap();
+            (0..each).for_each(|_| step());
+            (&telling).write_all(b"d").unwrap();
+            0
         })
-        .collect();
-    let mut all = vec![0; members];
+    };
+    let children: Vec<_> = sockets.iter().map(work).collect();
+    let mut all = vec![0; sockets.len()];
     done.read_exact(&mut all).unwrap();
     let clock = Instant::now();
     starter.write_all(&all).unwrap();
@@ -106,7 +175,7 @@ fn hops_at_once(members: usize, hops: usize) -> f64 {
     for mut child in children {
         assert!(child.wait().unwrap().success());
     }
-    (each * members) as f64 / seconds
+    (each * sockets.len()) as f64 / seconds
 }
 
 /// Microseconds of one hop when nobody else asks, and over as many bare round trips.

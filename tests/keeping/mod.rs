@@ -4,6 +4,7 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use baton::ledger::keeper::{Keeper, Options, Released, Role};
 use baton::ledger::{Cause, Census, ContextId, Domain};
@@ -163,12 +164,12 @@ fn keep(options: &Options, control: &OwnedFd) {
             poll(&mut fds, None).unwrap();
         }
         let told = !fds[0].revents().is_empty();
-        let limit = if wait {
-            None
-        } else {
-            Some(std::time::Duration::ZERO)
-        };
-        keeper.turn(limit).unwrap();
+        if wait {
+            keeper.turn(None).unwrap();
+        }
+        // Several turns before it looks at anything else, as long as there is something to do.
+        let busy = |_: &i32| keeper.turn(Some(Duration::ZERO)).unwrap() > 0;
+        let _ = (0..16).take_while(busy).count();
         keeper.releases(|release| releases.push(written(&release)));
         if told {
             let mut request = vec![0; 64];
