@@ -9,7 +9,7 @@
 use chacha20::{R20, hchacha};
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
-use ring::{digest, hkdf};
+use ring::{digest, hkdf, hmac};
 
 use crate::secret::{self, Depth, Slot};
 
@@ -303,6 +303,24 @@ impl Sha256 {
 impl Default for Sha256 {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// A pseudo-random function: HMAC-SHA-256 (RFC 2104) under one key. It belongs in a
+/// [`crate::secret::Slot`].
+pub struct Prf(hmac::Key);
+
+impl Prf {
+    /// Under this key.
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+    }
+
+    /// The function of `input`: 32 bytes.
+    pub fn of(&self, input: &[u8]) -> [u8; 32] {
+        let mut out = [0; 32];
+        out.copy_from_slice(hmac::sign(&self.0, input).as_ref());
+        out
     }
 }
 

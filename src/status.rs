@@ -143,6 +143,10 @@ minors! {
     DomainRefused = 14, Failure, "the domain's files are not this user's alone";
     KeysInUse = 15, Failure, "all sealing keys of the domain are within their grace";
     ContextUnknown = 16, NoContext, "the ledger has never had the context";
+    KeeperGone = 17, NoContext, "the keeper of the domain is gone, and its contexts with it";
+    KeeperSilent = 18, Failure, "the keeper of the domain does not answer this process";
+    QuotaUsedUp = 19, Failure, "this process has as many contexts as the keeper allows it";
+    RequestNotPermitted = 20, Unauthorized, "this process's role in the domain does not permit it";
     // 30..: interprocess tokens
     TokenMalformed = 30, DefectiveToken, "the token is not an interprocess token";
     TokenVersion = 31, DefectiveToken, "the token is of a version this program does not know";

@@ -24,7 +24,7 @@ use crate::codec::Framing;
 use crate::crypto::{self, MAX_SECRET, Suite};
 use crate::exit::{self, SessionIdentifier, UserContext, UserData};
 use crate::flags::Flags;
-use crate::ledger::{Claim, ContextId, Departure, Domain};
+use crate::ledger::{Claim, ContextId, Departure, Domain, Grant};
 use crate::secret::Slot;
 use crate::status::{Minor, Status};
 use crate::sys::clock;
@@ -268,6 +268,11 @@ impl<F: Framing> Context<F> {
             id: self.id,
             epoch,
         })
+    }
+
+    /// What a token that is made now is sealed with, in a kept domain.
+    pub(crate) fn grant(&self) -> Option<&Grant> {
+        self.claim.grant()
     }
 
     /// The protection state, for a caller that has asked [`Context::check`] itself.

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::control::{Cause, Control};
-use super::{ContextId, Ledger, Lost, Stay};
+use super::link::{Grant, Made};
+use super::wire::{Code, Leaving};
+use super::{ContextId, Error, Ledger, Lost, Permitted, Stay, Terms};
+use crate::secret::Slot;
 use crate::sys::fault;
 use crate::sys::process;
 
@@ -13,7 +16,7 @@ use crate::sys::process;
 /// [`Ledger::establish`] and [`Ledger::arrive`], cannot be copied, and is used up by
 /// [`Claim::depart`]. In a forked child the copy is dead.
 ///
-/// Dropping it ends the context (not in a forked child). 48 bytes.
+/// Dropping it ends the context (not in a forked child). 56 bytes.
 ///
 /// ```
 /// use baton::ledger::{Ledger, Options};
@@ -36,6 +39,8 @@ pub struct Claim {
     born: u64,
     /// Where the control word lies in the mapping.
     place: u32,
+    /// In a kept domain: what the next departure is sealed with.
+    grant: Option<Slot<Grant>>,
 }
 
 /// Where and as what a context left: what its token must say. It is no secret, and by itself
@@ -91,17 +96,39 @@ impl Claim {
             control,
             born,
             place,
+            grant: None,
         }
     }
 
-    /// Whether this process still runs the context: two loads and two comparisons.
+    /// A claim in a kept domain, as the keeper has answered it.
+    pub(super) fn linked(ledger: Ledger, made: Made, place: u32) -> Self {
+        Self {
+            ledger,
+            id: made.id,
+            control: made.control,
+            born: made.born,
+            place,
+            grant: Some(made.grant),
+        }
+    }
+
+    /// What a token is sealed with that is made now; none in a domain whose members have the keys.
+    pub(crate) fn grant(&self) -> Option<&Grant> {
+        self.grant.as_deref()
+    }
+
+    /// Whether this process still runs the context: two loads and two comparisons, and one more
+    /// of each in a kept domain.
     ///
     /// What follows a good answer may be finished, however long it takes: nobody else can run
     /// the context before this claim departs.
     //= spec/ledger.md#check
     #[inline]
     pub fn check(&self) -> Result<(), Lost> {
-        if process::word() == self.born && self.ledger.word(self.place) == self.control.0 {
+        if process::word() == self.born
+            && self.ledger.word(self.place) == self.control.0
+            && self.ledger.is_kept()
+        {
             return Ok(());
         }
         Err(self.lost())
@@ -111,6 +138,8 @@ impl Claim {
     fn lost(&self) -> Lost {
         if process::word() != self.born {
             Lost::Forked
+        } else if !self.ledger.is_kept() {
+            Lost::KeeperGone
         } else if self
             .ledger
             .table()
@@ -161,7 +190,19 @@ impl Claim {
     ///
     /// One compare-and-swap. The claim comes back when it cannot be made.
     //= spec/ledger.md#depart
-    pub fn depart(mut self, deadline: u64) -> Result<Departure, NotDeparted> {
+    pub fn depart(self, deadline: u64) -> Result<Departure, NotDeparted> {
+        let importer = Permitted::Anyone;
+        self.depart_under(&Terms { importer, deadline }, None)
+    }
+
+    /// [`Claim::depart`], on these terms and tied to the socket with this cookie: in a kept domain
+    /// the keeper is told of them. Elsewhere the token alone says them.
+    pub(crate) fn depart_under(
+        mut self,
+        terms: &Terms,
+        cookie: Option<u64>,
+    ) -> Result<Departure, NotDeparted> {
+        let deadline = terms.deadline;
         // The control word would still match in a forked copy, so this check comes first.
         if process::word() != self.born {
             return Err(NotDeparted {
@@ -171,6 +212,13 @@ impl Claim {
         }
         if let Err(stay) = self.next_epoch() {
             return Err(NotDeparted { claim: self, stay });
+        }
+        if let Some(link) = self.ledger.link() {
+            let outcome = match link.depart(terms, &[self.leaving(cookie)]) {
+                Ok(codes) => codes.first().copied().ok_or(Error::Keeper),
+                Err(error) => Err(error),
+            };
+            return self.departed(&outcome);
         }
         let index = self.ledger.index(self.place);
         let Some(transit) = self.ledger.table().depart(index, self.control, deadline) else {
@@ -185,6 +233,74 @@ impl Claim {
         })
     }
 
+    /// Lets many go on the same terms, each with the cookie it is tied to; what each came to. In a
+    /// kept domain they are one bundle, sealed with the grant of the first, and one request.
+    pub(crate) fn depart_all(
+        claims: Vec<(Self, Option<u64>)>,
+        terms: &Terms,
+    ) -> Vec<Result<Departure, NotDeparted>> {
+        let kept = claims
+            .first()
+            .is_some_and(|(claim, _)| claim.ledger.link().is_some());
+        if kept {
+            return Self::depart_linked(claims, terms);
+        }
+        let one = |(claim, cookie): (Self, _)| claim.depart_under(terms, cookie);
+        claims.into_iter().map(one).collect()
+    }
+
+    /// All claims are of one ledger.
+    //= spec/keeper.md#depart
+    fn depart_linked(
+        claims: Vec<(Self, Option<u64>)>,
+        terms: &Terms,
+    ) -> Vec<Result<Departure, NotDeparted>> {
+        let leaving = claims.iter().map(|(claim, cookie)| claim.leaving(*cookie));
+        let leaving: Vec<Leaving> = leaving.collect();
+        let link = claims.first().and_then(|(claim, _)| claim.ledger.link());
+        let answer = link.map(|link| link.depart(terms, &leaving));
+        let outcome = |number: usize| match &answer {
+            Some(Ok(codes)) => codes.get(number).copied().ok_or(Error::Keeper),
+            Some(Err(Error::NotPermitted)) => Err(Error::NotPermitted),
+            _ => Err(Error::Keeper),
+        };
+        let outcomes: Vec<_> = (0..claims.len()).map(outcome).collect();
+        let both = claims.into_iter().zip(outcomes);
+        both.map(|((claim, _), outcome)| claim.departed(&outcome))
+            .collect()
+    }
+
+    fn leaving(&self, cookie: Option<u64>) -> Leaving {
+        Leaving {
+            index: self.index(),
+            control: self.control.0,
+            cookie,
+        }
+    }
+
+    /// What a departure came to that the keeper was asked for.
+    fn departed(mut self, outcome: &Result<Code, Error>) -> Result<Departure, NotDeparted> {
+        let stay = match outcome {
+            Ok(Code::Done) => {
+                // `next_epoch` has answered before.
+                let epoch = self.control.serial() + 1;
+                self.let_go();
+                return Ok(Departure {
+                    index: self.index(),
+                    id: self.id,
+                    epoch,
+                });
+            }
+            Ok(Code::Unknown) => Stay::Bundle,
+            Ok(Code::Epochs) => Stay::EpochsUsedUp,
+            Ok(Code::Revoked) => Stay::Lost(Lost::Revoked),
+            Err(Error::NotPermitted) => Stay::NotPermitted,
+            // Without an answer the connection is over, and so is the context, departed or not.
+            _ => Stay::Lost(self.check().err().unwrap_or(Lost::Ended)),
+        };
+        Err(NotDeparted { claim: self, stay })
+    }
+
     /// Ends the context; its release is due. The error says that it had ended before, or that this
     /// is a forked copy.
     //= spec/ledger.md#end
@@ -196,6 +312,14 @@ impl Claim {
         if process::word() != self.born {
             return Err(Lost::Forked);
         }
+        if let Some(link) = self.ledger.link() {
+            let lost = self.check();
+            if lost != Err(Lost::KeeperGone) {
+                link.end(self.index(), self.control.0);
+            }
+            self.let_go();
+            return lost;
+        }
         let index = self.ledger.index(self.place);
         let ended = self.ledger.table().over(index, self.control, Cause::Closed);
         let lost = if ended { Ok(()) } else { Err(self.lost()) };
@@ -206,7 +330,9 @@ impl Claim {
 
     /// The claim is nothing any more: no process has the word 0.
     fn let_go(&mut self) {
-        self.ledger.processes().release(self.control.owner());
+        if self.ledger.link().is_none() {
+            self.ledger.processes().release(self.control.owner());
+        }
         self.born = 0;
     }
 }

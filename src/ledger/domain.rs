@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use rustix::fs::{SealFlags, fcntl_get_seals};
 
-use super::{Error, Keyring, Ledger, Options, random_id, runtime};
+use super::link::Link;
+use super::{Error, Handle, Keyring, Ledger, Options, Refusal, random_id, runtime};
+use crate::secret::Slot;
 use crate::sys::memory::Mapping;
 
 /// A ledger and its sealing keys (`spec/domains.md`). A handle: clones name the same domain, also
@@ -86,12 +88,55 @@ impl Domain {
         Ok(Self::of(ledger, keyring))
     }
 
+    /// The kept domain at the other end of `socket`, as a member of it: what the keeper made
+    /// [the socket](super::keeper::Keeper::connect) for. Only the process that calls this is
+    /// connected; its forked children need sockets of their own.
+    ///
+    /// The member maps the ledger for reading and has no sealing key: what changes the ledger,
+    /// it asks the keeper for. When the keeper is gone, every context is dead.
+    ///
+    /// [`Error::Keeper`] when the keeper does not answer or ends the connection,
+    /// [`Error::Refused`] or [`Error::Damaged`] when what it gives is no kept domain.
+    //= spec/keeper.md#hello
+    pub fn kept(socket: OwnedFd) -> Result<Self, Error> {
+        let (link, ledger) = Link::greet(socket)?;
+        let seals = fcntl_get_seals(&ledger).unwrap_or(SealFlags::empty());
+        let fixed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        if !seals.contains(fixed | SealFlags::FUTURE_WRITE) {
+            return Err(Error::Refused("descriptor without the seals"));
+        }
+        let id = link.domain();
+        let ledger = Ledger::linked(Mapping::from_fd_read_only(ledger)?, link)?;
+        if ledger.domain_id() != id {
+            return Err(Error::Refused("ledger of another domain"));
+        }
+        Ok(Self::of(ledger, Keyring::empty(id)?))
+    }
+
+    /// Whether this process is a member of a kept domain, and has no sealing keys.
+    pub fn is_kept(&self) -> bool {
+        self.0.ledger.link().is_some()
+    }
+
+    /// Whether both handles are of one domain, and in a kept one of one connection.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.id() == other.id() && (!self.is_kept() || Arc::ptr_eq(&self.0, &other.0))
+    }
+
+    /// The key of a kept token, which the keeper gives to its importer alone.
+    pub(crate) fn ask_key(&self, id: u64, handle: &Handle) -> Result<Slot<[u8; 32]>, Refusal> {
+        match self.0.ledger.link() {
+            Some(link) => link.open(id, handle),
+            None => Err(Refusal::Key),
+        }
+    }
+
     fn of(ledger: Ledger, keyring: Keyring) -> Self {
         Self(Arc::new(Inner { ledger, keyring }))
     }
 
     /// The descriptors of ledger and keys, in this order, for [`Domain::from_fds`] in another
-    /// process. They close on `exec`; a file domain's are of no use there.
+    /// process. They close on `exec`; a file domain's or a kept one's are of no use there.
     pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
         [self.0.ledger.mapping().fd(), self.0.keyring.mapping().fd()]
     }
@@ -106,7 +151,8 @@ impl Domain {
         &self.0.ledger
     }
 
-    /// The keys that seal tokens.
+    /// The keys that seal tokens. A kept domain's members have none: what they rotate in here seals
+    /// nothing.
     pub fn keyring(&self) -> &Keyring {
         &self.0.keyring
     }

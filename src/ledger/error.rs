@@ -18,6 +18,12 @@ pub enum Error {
     /// The domain's directory, files or descriptors are not what they must be; the text says
     /// which check failed.
     Refused(&'static str),
+    /// This process has as many contexts as the domain's keeper allows it.
+    Quota,
+    /// The role of this process in a kept domain does not let it ask that, or not any more.
+    NotPermitted,
+    /// The domain's keeper is gone, has ended this process's connection, or did not answer.
+    Keeper,
     /// All slots of the keyring are within their grace.
     KeysInUse,
     /// The operating system refused.
@@ -44,6 +50,9 @@ impl From<&Error> for Status {
             Error::Damaged(_) => Minor::LedgerDamaged,
             Error::Refused(_) => Minor::DomainRefused,
             Error::KeysInUse => Minor::KeysInUse,
+            Error::Quota => Minor::QuotaUsedUp,
+            Error::NotPermitted => Minor::RequestNotPermitted,
+            Error::Keeper => Minor::KeeperSilent,
             Error::System(_) => Minor::System,
         }
         .into()
@@ -56,7 +65,12 @@ impl fmt::Display for Error {
         match self {
             Self::Damaged(check) | Self::Refused(check) => write!(f, "{text}: {check}"),
             Self::System(error) => write!(f, "{text}: {error}"),
-            Self::Full | Self::TooManyProcesses | Self::KeysInUse => f.write_str(text),
+            Self::Full
+            | Self::TooManyProcesses
+            | Self::KeysInUse
+            | Self::Quota
+            | Self::NotPermitted
+            | Self::Keeper => f.write_str(text),
         }
     }
 }
@@ -79,6 +93,8 @@ pub enum Lost {
     Revoked,
     /// The context has ended otherwise.
     Ended,
+    /// The keeper of the domain is gone, and every context of the domain with it.
+    KeeperGone,
 }
 
 impl From<Lost> for Status {
@@ -87,6 +103,7 @@ impl From<Lost> for Status {
             Lost::Forked => Minor::ContextForked,
             Lost::Revoked => Minor::ContextRevoked,
             Lost::Ended => Minor::ContextEnded,
+            Lost::KeeperGone => Minor::KeeperGone,
         }
         .into()
     }
@@ -107,6 +124,11 @@ pub enum Stay {
     Lost(Lost),
     /// The entry has used all its serials. The context goes on here.
     EpochsUsedUp,
+    /// The first context of its bundle, whose key seals the bundle, did not depart. The context
+    /// goes on here.
+    Bundle,
+    /// The role of this process in a kept domain does not let it export. The context goes on here.
+    NotPermitted,
 }
 
 impl From<Stay> for Status {
@@ -114,6 +136,8 @@ impl From<Stay> for Status {
         match stay {
             Stay::Lost(lost) => lost.into(),
             Stay::EpochsUsedUp => Minor::EpochsUsedUp.into(),
+            Stay::Bundle => Minor::NotTransferable.into(),
+            Stay::NotPermitted => Minor::RequestNotPermitted.into(),
         }
     }
 }
@@ -138,6 +162,12 @@ pub enum Refusal {
     Ended,
     /// This ledger has never had it.
     Unknown,
+    /// It is for another importer. A kept domain's keeper says so; elsewhere the token does.
+    Importer,
+    /// It is tied to another socket. A kept domain's keeper says so; elsewhere the token does.
+    Socket,
+    /// No key of this domain has sealed the token.
+    Key,
     /// This process cannot take part.
     Local(Error),
 }
@@ -149,6 +179,9 @@ impl From<&Refusal> for Status {
             Refusal::Expired => Minor::TokenExpired.into(),
             Refusal::Ended => Minor::ContextEnded.into(),
             Refusal::Unknown => Minor::ContextUnknown.into(),
+            Refusal::Importer => Minor::WrongImporter.into(),
+            Refusal::Socket => Minor::WrongSocket.into(),
+            Refusal::Key => Minor::TokenKey.into(),
             Refusal::Local(error) => error.into(),
         }
     }

@@ -22,6 +22,8 @@ pub(super) const ENTRIES_BACKED: usize = 17;
 pub(super) const PROCESSES_USED: usize = 24;
 pub(super) const PROCESSES_BACKED: usize = 25;
 pub(super) const SWEPT: usize = 32;
+/// The thread that keeps the domain, as long as it lives; zero when nobody does.
+pub(super) const KEEPER: usize = 40;
 
 const FIXED: usize = 12;
 

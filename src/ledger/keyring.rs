@@ -58,18 +58,18 @@ impl Keyring {
         domain: [u8; 16],
         home: (u64, u64),
     ) -> Result<Self, Error> {
-        let header = Header {
-            kind: KEYRING,
-            sizes: (SLOTS as u64, 0),
-            domain,
-            boot: process::boot_id()?,
-            options: 0,
-            home,
-        };
-        header.write(mapping.as_words());
+        header(domain, home)?.write(mapping.as_words());
         let keyring = Self::open(mapping)?;
         keyring.rotate(Duration::ZERO)?;
         Ok(keyring)
+    }
+
+    /// One without a key: the members of a kept domain have none.
+    //= spec/keeper.md#keys
+    pub(super) fn empty(domain: [u8; 16]) -> Result<Self, Error> {
+        let mapping = Mapping::create_sealed("baton-keys", PAGE * 8)?;
+        header(domain, (0, 0))?.write(mapping.as_words());
+        Self::open(mapping)
     }
 
     /// The keyring in a mapping, if it is one, of this version and this boot.
@@ -175,6 +175,17 @@ impl From<NoSlot> for Error {
     fn from(_: NoSlot) -> Self {
         Self::KeysInUse
     }
+}
+
+fn header(domain: [u8; 16], home: (u64, u64)) -> Result<Header, Error> {
+    Ok(Header {
+        kind: KEYRING,
+        sizes: (SLOTS as u64, 0),
+        domain,
+        boot: process::boot_id()?,
+        options: 0,
+        home,
+    })
 }
 
 /// Id, key and time of a new key.

@@ -7,20 +7,26 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release as Publish};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 
 use super::claim::Claim;
-use super::control::{Cause, Control};
-use super::header::{ENTRY, Header, LEDGER, Layout, SWEPT, halves, joined};
+use super::control::{Cause, Control, State};
+use super::header::{ENTRY, Header, KEEPER, LEDGER, Layout, SWEPT, halves, joined};
+use super::keeper::Listed;
+use super::link::{Link, Made};
 use super::processes::{Judge, Processes};
 use super::runtime::back;
 use super::table::{Table, Taken};
+use super::wire::Arriving;
 use super::word::Word;
 use super::{Census, ContextId, Error, Options, Refusal, Release, random_id};
 use crate::sys::clock::boottime_ms;
 use crate::sys::fault;
 use crate::sys::memory::Mapping;
 use crate::sys::process::{self, Identity};
+use crate::sys::robust;
 
 /// Option bit 0: ended contexts wait for a collector.
 const COLLECT: u64 = 1;
+/// Option bit 1: one process writes it, and the others ask that one.
+const KEPT: u64 = 2;
 
 /// The ledger of a domain. A handle: clones name the same ledger, also in forked children.
 #[derive(Clone)]
@@ -31,6 +37,10 @@ struct Inner {
     header: Header,
     layout: Layout,
     collected: bool,
+    /// The connection to the keeper, in a member of a kept domain.
+    link: Option<Link>,
+    /// What word [`KEEPER`] holds as long as the keeper lives; zero when nobody keeps the domain.
+    keeper: u64,
     /// The word of the process that joined, and its slot. In a forked child the word is another
     /// one, so the child joins for itself.
     member: AtomicU64,
@@ -62,14 +72,33 @@ impl Ledger {
         Self::open(mapping)
     }
 
+    /// A new ledger that only this process can write, for its keeper.
+    //= spec/keeper.md#mapping
+    pub(super) fn kept(options: &Options, domain: [u8; 16]) -> Result<Self, Error> {
+        let (mut header, layout) = plan(options, domain, (0, 0))?;
+        header.options |= KEPT;
+        let mapping = Mapping::create_sole_writer("baton-ledger", layout.len * 8)?;
+        header.write(mapping.as_words());
+        Self::open_as(mapping, None, KEPT)
+    }
+
+    /// The ledger of a kept domain, in a mapping that this process can only read.
+    pub(super) fn linked(mapping: Mapping, link: Link) -> Result<Self, Error> {
+        Self::open_as(mapping, Some(link), KEPT)
+    }
+
     /// The ledger in a mapping, if it is one, of this version and this boot.
     //= spec/ledger.md#refuse
     pub(super) fn open(mapping: Mapping) -> Result<Self, Error> {
+        Self::open_as(mapping, None, 0)
+    }
+
+    fn open_as(mapping: Mapping, link: Option<Link>, kept: u64) -> Result<Self, Error> {
         let header = Header::read(mapping.as_words()).ok_or(Error::Damaged("check word"))?;
         if header.kind != LEDGER {
             return Err(Error::Damaged("magic or version"));
         }
-        if header.options & !COLLECT != 0 {
+        if header.options & !COLLECT != kept {
             return Err(Error::Damaged("options"));
         }
         let layout = Layout::new(header.sizes).ok_or(Error::Damaged("capacity"))?;
@@ -79,7 +108,17 @@ impl Ledger {
         if header.boot != process::boot_id()? {
             return Err(Error::Damaged("boot"));
         }
+        let keeper = match &link {
+            Some(_) => mapping.as_words().get(KEEPER).map_or(0, Word::get),
+            None => 0,
+        };
+        if link.is_some() && (keeper == 0 || keeper > u64::from(i32::MAX as u32 >> 1)) {
+            // No thread has such a number: the keeper is gone.
+            return Err(Error::Keeper);
+        }
         Ok(Self(Arc::new(Inner {
+            link,
+            keeper,
             mapping,
             header,
             layout,
@@ -116,6 +155,10 @@ impl Ledger {
     pub fn establish(&self) -> Result<Claim, Error> {
         if fault::fail("ledger.establish.full") {
             return Err(Error::Full);
+        }
+        if let Some(link) = self.link() {
+            let made = link.establish()?;
+            return Ok(self.linked_claim(made));
         }
         let member = self.join()?;
         let id = random_id()?;
@@ -154,6 +197,16 @@ impl Ledger {
     /// Each [`Refusal`] says what the ledger holds instead.
     //= spec/ledger.md#arrive
     pub fn arrive(&self, index: u32, id: &ContextId, epoch: u64) -> Result<Claim, Refusal> {
+        if self.link().is_some() {
+            let one = Arriving {
+                index,
+                id: *id,
+                epoch,
+                cookie: None,
+            };
+            let mut arrived = self.arrive_all(&[one]);
+            return arrived.pop().unwrap_or(Err(Refusal::Local(Error::Keeper)));
+        }
         let member = self.join().map_err(Refusal::Local)?;
         self.processes().hold(member.slot);
         let index = index as usize;
@@ -173,8 +226,13 @@ impl Ledger {
     /// operation fails. Answers whether there was one.
     ///
     /// It looks through all entries in use: some milliseconds for a million.
+    ///
+    /// In a kept domain only an operator may; others are answered false.
     pub fn revoke(&self, id: &ContextId) -> bool {
-        self.table().revoke(halves(id))
+        match self.link() {
+            Some(link) => link.revoke(id).unwrap_or(false),
+            None => self.table().revoke(halves(id)),
+        }
     }
 
     /// Ends what dead processes had and what was not imported in time, and mends what processes
@@ -183,7 +241,12 @@ impl Ledger {
     /// Any process may do this at any time. It asks the kernel for each process that has joined
     /// (some microseconds each) and looks through all entries in use.
     //= spec/ledger.md#sweep
+    ///
+    /// In a kept domain it does nothing: the keeper hears of each death at once.
     pub fn sweep(&self) -> Result<usize, Error> {
+        if self.0.link.is_some() {
+            return Ok(0);
+        }
         let now = boottime_ms();
         if let Some(swept) = self.0.mapping.as_words().get(SWEPT) {
             swept.put(now);
@@ -202,7 +265,12 @@ impl Ledger {
     /// [`Ledger::sweep`]. Answers the number of contexts it ended; none when some process has
     /// that number again.
     //= spec/ledger.md#reap
+    ///
+    /// In a kept domain it does nothing.
     pub fn reap(&self, pid: u32) -> Result<usize, Error> {
+        if self.0.link.is_some() {
+            return Ok(0);
+        }
         let (table, processes) = (self.table(), self.processes());
         let dead = processes.judge(&judge()?, Some(pid));
         let held = dead
@@ -216,9 +284,13 @@ impl Ledger {
     /// Tells the release of each ended context to `tell`, once, and frees its entry. Answers how
     /// many. Several processes may collect at once.
     ///
-    /// A ledger that was not made to be collected has none to tell.
+    /// A ledger that was not made to be collected has none to tell, and in a kept domain the
+    /// keeper tells them.
     //= spec/ledger.md#collect
     pub fn collect(&self, mut tell: impl FnMut(Release)) -> Result<usize, Error> {
+        if self.0.link.is_some() {
+            return Ok(0);
+        }
         let member = self.join()?;
         let mut told = 0;
         loop {
@@ -321,6 +393,86 @@ impl Ledger {
         // At most 2^24 entries of 8 words, and less before them: it fits.
         let place = (self.0.layout.entries + index * ENTRY) as u32;
         Claim::new(self.clone(), id, control, member.word, place)
+    }
+
+    /// The connection to the keeper; none in a domain that is not kept, nor in the keeper itself.
+    #[inline]
+    pub(super) fn link(&self) -> Option<&Link> {
+        self.0.link.as_ref()
+    }
+
+    /// Whether the keeper lives, if somebody keeps the domain: one load.
+    //= spec/keeper.md#keeper-death
+    #[inline]
+    pub(super) fn is_kept(&self) -> bool {
+        self.0.keeper == 0
+            || self
+                .0
+                .mapping
+                .as_words()
+                .get(KEEPER)
+                .is_some_and(|word| robust::lives(word, self.0.keeper))
+    }
+
+    /// Contexts that departed, active in this process, each or not; in a kept domain by one
+    /// request for as many as one takes.
+    pub(crate) fn arrive_all(&self, all: &[Arriving]) -> Vec<Result<Claim, Refusal>> {
+        let Some(link) = self.link() else {
+            let one = |one: &Arriving| self.arrive(one.index, &one.id, one.epoch);
+            return all.iter().map(one).collect();
+        };
+        let made = link.arrive(all).into_iter();
+        made.map(|made| Ok(self.linked_claim(made?))).collect()
+    }
+
+    fn linked_claim(&self, made: Made) -> Claim {
+        // As in `claim`; an index beyond the capacity is no place, and fails every check.
+        let place = self.0.layout.entries + made.index as usize * ENTRY;
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        Claim::linked(self.clone(), made, place)
+    }
+
+    /// Every context there is.
+    pub fn list(&self) -> Vec<Listed> {
+        let (table, processes) = (self.table(), self.processes());
+        let used = 0..table.used();
+        used.filter_map(|index| {
+            let (control, id) = (table.control(index)?, table.id(index)?);
+            let holder = match control.state() {
+                State::Active => Some(processes.pid(control.owner())?),
+                State::Transit => None,
+                _ => return None,
+            };
+            Some(Listed {
+                id: joined(id),
+                epoch: control.serial(),
+                holder,
+            })
+        })
+        .collect()
+    }
+
+    /// A slot for a process of which the keeper knows. None when there is none.
+    pub(super) fn enroll(&self, identity: &Identity, word: u64) -> Result<Option<u32>, Error> {
+        let back = |slots| self.back(self.0.layout.process_slots, slots);
+        Ok(self.processes().join(identity, word, &back)?)
+    }
+
+    /// A new context under `owner`. None when no entry is free.
+    pub(super) fn new_entry(
+        &self,
+        owner: u32,
+        id: [u64; 2],
+        near: usize,
+    ) -> io::Result<Option<(usize, Control)>> {
+        let back = |entries| self.back(self.0.layout.entries, entries);
+        self.table().establish(owner, id, near, &back)
+    }
+
+    /// [`Ledger::revoke`], by the keeper; answers which entry it was.
+    pub(super) fn revoke_entry(&self, id: &ContextId) -> Option<u32> {
+        let index = self.table().revoke_entry(halves(id))?;
+        u32::try_from(index).ok()
     }
 
     pub(super) fn table(&self) -> Table<'_, AtomicU64> {

@@ -1,6 +1,6 @@
 //! Who runs each context: the ledger, and the domain of processes that share it.
 //!
-//! The pages are `spec/ledger.md` and `spec/domains.md`. The invariants kept here:
+//! The pages are `spec/ledger.md`, `spec/domains.md` and `spec/keeper.md`. The invariants kept here:
 //!
 //! - A context runs where the last compare-and-swap of its control word was made; no control
 //!   word has the same value twice. Everything else decides only when a context ends.
@@ -14,6 +14,11 @@
 //! | `marks`, `table`, `processes` | the algorithms, over a word (`word::Word`) that loom can be |
 //! | [`Ledger`], [`Claim`] | the algorithms over a mapping, and the proof they give |
 //! | [`Keyring`], [`Domain`] | the sealing keys, and both together |
+//! | [`keeper`] | the one process that writes a kept domain's ledger |
+//! | `wire`, `link` | what is said between a member and the keeper, and the member's end |
+//!
+//! The keeper lives here and not above: it runs the algorithms of the ledger, which are this
+//! room's own, and claims and domains speak with it.
 
 mod claim;
 mod control;
@@ -21,21 +26,28 @@ mod domain;
 mod error;
 mod growth;
 mod header;
+mod importer;
+pub mod keeper;
 mod keyring;
 mod keys;
+mod link;
 mod mapped;
 mod marks;
 mod processes;
 mod runtime;
 mod table;
+mod wire;
 mod word;
 
 pub use claim::{Claim, Departure, NotDeparted};
 pub use control::Cause;
 pub use domain::Domain;
 pub use error::{Error, Lost, Refusal, Stay};
+pub(crate) use importer::{Permitted, Terms};
 pub use keyring::Keyring;
+pub(crate) use link::Grant;
 pub use mapped::Ledger;
+pub(crate) use wire::{Arriving, HANDLE, Handle};
 
 use crate::secret;
 

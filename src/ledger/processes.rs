@@ -249,6 +249,23 @@ impl<'a, W: Word> Processes<'a, W> {
         dead.iter().any(|dead| dead.slot == slot as usize)
     }
 
+    /// Frees the slot of a process that has left, and whose entries have all ended: only a keeper
+    /// can know that.
+    pub(super) fn leave(&self, slot: u32) {
+        let index = slot as usize;
+        if let Some(found) = self.slot(index).map(|slot| Control(slot[CONTROL].get()))
+            && found.state() == State::Live
+        {
+            self.vacate(index, found);
+        }
+    }
+
+    /// The number of the process in a slot.
+    pub(super) fn pid(&self, slot: u32) -> Option<u32> {
+        let found = Control(self.slot(slot as usize)?[CONTROL].get());
+        (found.state() == State::Live).then(|| found.pid())
+    }
+
     fn vacate(&self, index: usize, from: Control) {
         if let Some(slot) = self.slot(index)
             && slot[CONTROL].step(from.0, from.with(State::Free).0).is_ok()

@@ -212,6 +212,11 @@ impl<'a, W: Word> Table<'a, W> {
         true
     }
 
+    /// The control word of an entry in use.
+    pub(super) fn control(&self, index: usize) -> Option<Control> {
+        Some(Control(self.entry(index)?[CONTROL].get()))
+    }
+
     /// Whether the entry was revoked at the serial its holder has.
     pub(super) fn revoked(&self, index: usize, active: Control) -> bool {
         self.entry(index).is_some_and(|entry| {
@@ -223,6 +228,11 @@ impl<'a, W: Word> Table<'a, W> {
     /// Ends the context with this id, wherever it is; whether there was one.
     //= spec/ledger.md#revoke
     pub(super) fn revoke(&self, id: [u64; 2]) -> bool {
+        self.revoke_entry(id).is_some()
+    }
+
+    /// [`Table::revoke`]; answers where it was.
+    pub(super) fn revoke_entry(&self, id: [u64; 2]) -> Option<usize> {
         for index in 0..self.used() {
             while self.id(index) == Some(id) {
                 let Some(entry) = self.entry(index) else {
@@ -234,11 +244,11 @@ impl<'a, W: Word> Table<'a, W> {
                 }
                 fault::point("ledger.revoke.found");
                 if self.over(index, found, Cause::Revoked) {
-                    return true;
+                    return Some(index);
                 }
             }
         }
-        false
+        None
     }
 
     /// An ended entry for `owner` to tell the release of. None when there is none.
@@ -398,7 +408,7 @@ fn passed(deadline: u64, transit: Control, now: u64) -> bool {
 
 /// Why the entry does not hold the token's context in transit at its epoch.
 //= spec/ledger.md#refusals
-fn refusal(found: Control, same: bool, epoch: u64) -> Refusal {
+pub(super) fn refusal(found: Control, same: bool, epoch: u64) -> Refusal {
     if found.serial() < epoch || found.state() == State::Draft {
         return Refusal::Unknown;
     }

@@ -284,22 +284,22 @@ impl<F: Framing> Successor<F> {
     //= spec/succession.md#stranger
     fn answer(&self) -> Result<Option<Answer>, Error> {
         let mut message = [0; wire::LONGEST];
-        let (received, sender) = match socket::recv_from(&self.socket, &mut message) {
+        let signed = match socket::recv_signed(&self.socket, &mut message) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             other => other?,
         };
-        if received.len == 0 {
+        if signed.len == 0 {
             return Err(Error::Gone);
         }
         let is_child =
             |sender: socket::Peer| sender.pid == self.child.id() && sender.uid == process::uid();
-        if !sender.is_some_and(is_child) {
+        if !signed.sender.is_some_and(is_child) {
             return Err(Error::Stranger);
         }
-        if received.truncated {
+        if signed.cut {
             return Err(Error::Defective);
         }
-        Answer::read(&message[..received.len]).map(Some)
+        Answer::read(&message[..signed.len]).map(Some)
     }
 
     /// Answers to what was given.

@@ -13,6 +13,12 @@
 
 /// Every point of the crate: where it is, and what has just been done there.
 pub const POINTS: &[&str] = &[
+    "keeper.answering",
+    "keeper.arrived",
+    "keeper.departed",
+    "keeper.established",
+    "kept.answered",
+    "kept.asked",
     "ledger.arrive.active",
     "ledger.arrive.checked",
     "ledger.collect.found",

@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | `MADV_WIPEONFORK` | 4.14 | [`process::supported`] is an error, no context can be active |
 //! | `pidfd_open` | 5.3 | [`process::Child`] has no descriptor; the start time tells processes apart |
+//! | `F_SEAL_FUTURE_WRITE` | 5.1 | a kept domain cannot be made |
 //! | `SO_PEERPIDFD` | 6.5 | [`socket::peer_pidfd`] answers none; credentials and start time remain |
 //! | inodes of processes | 6.9 | [`process::Identity`] has inode 0; the start time remains |
 //! | `RLIMIT_MEMLOCK` | | [`memory::unlocked`] is true: secrets may reach swap |
@@ -32,6 +33,8 @@ pub mod memory;
 mod page;
 // This process, others, and children.
 pub mod process;
+// A word in shared memory that tells of a thread's end.
+pub mod robust;
 // Wiping memory that the compiler would rather leave.
 pub mod scrub;
 // Signals as a descriptor.

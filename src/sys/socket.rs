@@ -3,12 +3,13 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair, sockopt,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recv,
+    recvmsg, send, sendmsg, shutdown, socketpair, sockopt,
 };
 
 /// The most descriptors one message carries: the kernel's `SCM_MAX_FD`.
@@ -202,78 +203,142 @@ pub fn recv_with_fds(
     })
 }
 
-/// Whether each message received says who has sent it (`SO_PASSCRED`), for [`recv_from`]. What is
-/// sent before this is on may carry nobody's name.
+/// Whether each message received says who has sent it (`SO_PASSCRED`), for [`recv_signed`]. What is
+/// sent before this is on may carry nobody's name. Sockets that are accepted on a listening one
+/// have it from there.
 pub fn name_senders(socket: impl AsFd, on: bool) -> io::Result<()> {
     Ok(sockopt::set_socket_passcred(socket, on)?)
-}
-
-/// Receives one message, without waiting, and who has sent it, for which the kernel vouches: none
-/// unless [`name_senders`] is on. Descriptors that come beside it are not taken.
-pub fn recv_from(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(Received, Option<Peer>)> {
-    // Not by rustix: its process number cannot be 0, which the kernel says of a stranger's.
-    let mut part = libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    };
-    // Words, so that it is aligned as a control message must be; room for one with credentials.
-    let mut control = [0_u64; 8];
-    // SAFETY: A header of zeros and null pointers is a valid one.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = &raw mut part;
-    header.msg_iovlen = 1;
-    header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = size_of_val(&control) as _;
-    let len = loop {
-        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-        // SAFETY: The header names one part and a control buffer, both writable, with their sizes.
-        match unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut header, flags) } {
-            -1 => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-            len => break len.unsigned_abs(),
-        }
-    };
-    let mut sender = None;
-    // SAFETY: The kernel has filled the header; the control buffer outlives the walk over it.
-    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
-    while !next.is_null() {
-        // SAFETY: Not null, so it points at a control message within the buffer, headers first;
-        // what is read behind one is of the type that it names.
-        unsafe {
-            let kind = ((*next).cmsg_level, (*next).cmsg_type);
-            let data = libc::CMSG_DATA(next);
-            if kind == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) {
-                let named = data.cast::<libc::ucred>().read_unaligned();
-                sender = Some(Peer {
-                    pid: named.pid.unsigned_abs(),
-                    uid: named.uid,
-                    gid: named.gid,
-                });
-            } else if kind == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-                let bytes = (*next).cmsg_len as usize - (data.addr() - next.addr());
-                for at in 0..bytes / size_of::<libc::c_int>() {
-                    let fd = data.cast::<libc::c_int>().add(at).read_unaligned();
-                    // The kernel has just opened it for us, and nobody else knows of it.
-                    drop(OwnedFd::from_raw_fd(fd));
-                }
-            }
-            next = libc::CMSG_NXTHDR(&raw const header, next);
-        }
-    }
-    let received = Received {
-        len,
-        truncated: header.msg_flags & libc::MSG_TRUNC != 0,
-    };
-    Ok((received, sender))
 }
 
 /// Whether this end waits for room, and for messages.
 pub fn set_blocking(socket: impl AsFd, blocking: bool) -> io::Result<()> {
     Ok(rustix::io::ioctl_fionbio(socket, !blocking)?)
+}
+
+/// Bounds how long sending and receiving wait; they answer `WouldBlock` then.
+pub fn set_patience(socket: impl AsFd, patience: Duration) -> io::Result<()> {
+    let socket = socket.as_fd();
+    sockopt::set_socket_timeout(socket, sockopt::Timeout::Recv, Some(patience))?;
+    Ok(sockopt::set_socket_timeout(
+        socket,
+        sockopt::Timeout::Send,
+        Some(patience),
+    )?)
+}
+
+/// A message whose sender the kernel vouches for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// Bytes in the buffer. 0 is the end of the connection (or an empty message).
+    pub len: usize,
+    /// The process that sent it, its real user and group (another of its own, when it said so);
+    /// none at the end of the connection, or when [`name_senders`] is off. The number
+    /// is 0 when the sender has none in our process namespace.
+    pub sender: Option<Peer>,
+    /// Something was cut off: bytes, or descriptors. None of the latter were taken.
+    pub cut: bool,
+}
+
+/// Receives one message and who has sent it, without waiting. Descriptors that came with it are
+/// dropped by the kernel: none ever becomes this process's.
+pub fn recv_signed(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Signed> {
+    /// Room for the credentials and nothing else, aligned as its header wants it.
+    #[repr(C, align(8))]
+    struct Control([u8; 64]);
+    // SAFETY: The macro computes with its argument only.
+    let room = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) } as usize;
+    let mut control = Control([0; 64]);
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: Zeros are a `msghdr`.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = (&raw mut control).cast();
+    header.msg_controllen = room.min(64) as _;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let len = loop {
+        // SAFETY: The header names the buffer and the room for control data, both writable.
+        let got = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut header, flags) };
+        match usize::try_from(got) {
+            Ok(len) => break len,
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    };
+    // SAFETY: The kernel has filled the header in, and what it points at is still here.
+    let sender = unsafe {
+        let first = libc::CMSG_FIRSTHDR(&raw const header);
+        let wanted = libc::CMSG_LEN(size_of::<libc::ucred>() as u32) as usize;
+        let is_sender = !first.is_null()
+            && (*first).cmsg_level == libc::SOL_SOCKET
+            && (*first).cmsg_type == libc::SCM_CREDENTIALS
+            && (*first).cmsg_len as usize >= wanted;
+        is_sender.then(|| {
+            libc::CMSG_DATA(first)
+                .cast::<libc::ucred>()
+                .read_unaligned()
+        })
+    };
+    Ok(Signed {
+        len,
+        sender: sender.map(|sender| Peer {
+            pid: sender.pid.unsigned_abs(),
+            uid: sender.uid,
+            gid: sender.gid,
+        }),
+        cut: header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
+    })
+}
+
+/// Sends one message without waiting: `WouldBlock` when there is no room for it. `BrokenPipe`, and
+/// no signal, when the peer is gone.
+pub fn send_now(socket: impl AsFd, message: &[u8]) -> io::Result<()> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    loop {
+        match send(&socket, message, flags) {
+            Err(Errno::INTR) => {}
+            // A socket that keeps messages sends all of one, or nothing.
+            answer => return Ok(answer.map(drop)?),
+        }
+    }
+}
+
+/// Sends one message without descriptors, as [`send_with_fds`] would.
+pub fn send_whole(socket: impl AsFd, message: &[u8]) -> io::Result<()> {
+    loop {
+        match send(&socket, message, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            answer => return Ok(answer.map(drop)?),
+        }
+    }
+}
+
+/// Waits for one message, whose descriptors are dropped by the kernel; answers its length.
+/// `UnexpectedEof` when the connection has ended, `InvalidData` when the message is longer than
+/// the buffer.
+pub fn recv_whole(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match recv(&socket, &mut *buffer, RecvFlags::TRUNC) {
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok((_, 0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok((kept, sent)) if kept == sent => return Ok(kept),
+            Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// Ends a connection in both directions, for all who hold it.
+pub fn end(socket: impl AsFd) {
+    // It can only fail for what is no connection any more.
+    let _ = shutdown(socket, Shutdown::Both);
 }
 
 #[cfg(test)]

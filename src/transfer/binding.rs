@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
 
 use crate::codec::{self, Framing};
-use crate::ledger::Departure;
+use crate::ledger::{Departure, Permitted};
 use crate::status::{Minor, Status};
 use crate::sys::process::{self, Identity};
 use crate::sys::{clock, socket};
@@ -28,20 +28,6 @@ pub enum Importer {
     Process(Identity),
 }
 
-/// [`Importer`] as it travels: SameUser is already a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Permitted {
-    Anyone,
-    User(u32),
-    ProcessGroup(u32),
-    Process {
-        pid: u32,
-        started: u64,
-        inode: u64,
-        namespace: u64,
-    },
-}
-
 impl From<Importer> for Permitted {
     fn from(importer: Importer) -> Self {
         match importer {
@@ -49,37 +35,7 @@ impl From<Importer> for Permitted {
             Importer::SameUser => Self::User(process::uid()),
             Importer::User(uid) => Self::User(uid),
             Importer::ProcessGroup(group) => Self::ProcessGroup(group),
-            Importer::Process(who) => Self::Process {
-                pid: who.pid,
-                started: who.started,
-                inode: who.inode,
-                namespace: who.pid_namespace,
-            },
-        }
-    }
-}
-
-impl Permitted {
-    //= spec/token.md#importer
-    fn is_this_process(self) -> bool {
-        match self {
-            Self::Anyone => true,
-            Self::User(uid) => process::uid() == uid,
-            Self::ProcessGroup(group) => process::process_group() == group,
-            Self::Process {
-                pid,
-                started,
-                inode,
-                namespace,
-            } => {
-                let meant = Identity {
-                    pid,
-                    started,
-                    inode,
-                    pid_namespace: namespace,
-                };
-                Identity::own().is_ok_and(|own| own == meant)
-            }
+            Importer::Process(who) => who.into(),
         }
     }
 }

@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::codec::Framing;
 use crate::context::{self, Context};
 use crate::crypto::TAG;
-use crate::ledger::{Claim, Domain, NotDeparted};
+use crate::ledger::{Claim, Domain, NotDeparted, Terms};
 use crate::secret::{Depth, Scratch, scrubbed};
 use crate::status::{Minor, Status};
 use crate::sys::{fault, socket};
 
 use super::binding::Binding;
-use super::format::{self, BUNDLE, Header, LADEN, VERSION};
+use super::format::{self, BUNDLE, Header, KEPT_BUNDLE, KEPT_LADEN, LADEN, VERSION};
 use super::{Export, Laden, Luggage, MAX_LUGGAGE, NotExported, Parcel, activate};
 
 /// The most contexts one bundle holds: what the kernel passes of descriptors in one message.
@@ -23,6 +23,11 @@ const FULL: usize = 96 * 1024;
 const PADDING: usize = 4096;
 /// Bytes of a member's length.
 const LENGTH: usize = 4;
+
+/// A magic, and that of a kept domain.
+type Magic = ([u8; 3], [u8; 3]);
+const BUNDLES: Magic = (BUNDLE, KEPT_BUNDLE);
+const LADEN_BUNDLES: Magic = (LADEN, KEPT_LADEN);
 
 /// A context and the socket its peer is at the other end of.
 pub type Member<F> = (Context<F>, OwnedFd);
@@ -45,7 +50,7 @@ pub fn bundle<F: Framing>(members: Vec<Member<F>>, how: &Export) -> Bundled<F> {
         socket,
         luggage: Luggage::none(),
     };
-    let loaded = fill(BUNDLE, members.into_iter().map(unladen), how);
+    let loaded = fill(BUNDLES, members.into_iter().map(unladen), how);
     let without = |(kept, socket, _)| (kept, socket);
     Bundled {
         parcels: loaded.parcels,
@@ -67,11 +72,11 @@ pub type Stayed<F> = (NotExported<F>, OwnedFd, Luggage);
 /// As [`bundle`], each context with its luggage.
 //= spec/token.md#laden
 pub fn load<F: Framing>(members: Vec<Laden<F>>, how: &Export) -> Loaded<F> {
-    fill(LADEN, members.into_iter(), how)
+    fill(LADEN_BUNDLES, members.into_iter(), how)
 }
 
 fn fill<F: Framing>(
-    magic: [u8; 3],
+    magic: Magic,
     members: impl Iterator<Item = Laden<F>>,
     how: &Export,
 ) -> Loaded<F> {
@@ -101,23 +106,24 @@ fn fill<F: Framing>(
 
 /// A bundle being filled: nothing has left yet.
 struct Filling<F: Framing> {
-    magic: [u8; 3],
+    magic: Magic,
     domain: Domain,
-    deadline: u64,
     scratch: Scratch,
-    members: Vec<Laden<F>>,
+    /// With the cookie each is tied to.
+    members: Vec<(Laden<F>, Option<u64>)>,
+    terms: Terms,
 }
 
 impl<F: Framing> Filling<F> {
-    fn new(magic: [u8; 3], domain: Domain, how: &Export) -> Self {
+    fn new(magic: Magic, domain: Domain, how: &Export) -> Self {
         let mut scratch = Scratch::with_capacity(FULL + format::MAX_TOKEN);
-        format::begin(&mut scratch);
+        format::begin(&mut scratch, &domain);
         Self {
             magic,
             domain,
-            deadline: how.deadline(),
             scratch,
             members: Vec::with_capacity(MAX_MEMBERS),
+            terms: how.terms(how.deadline()),
         }
     }
 
@@ -130,8 +136,8 @@ impl<F: Framing> Filling<F> {
     fn add(&mut self, member: Laden<F>, how: &Export) -> Result<(), Stayed<F>> {
         let start = self.scratch.len();
         match self.write(&member, how) {
-            Ok(()) => {
-                self.members.push(member);
+            Ok(cookie) => {
+                self.members.push((member, cookie));
                 Ok(())
             }
             Err(status) => {
@@ -142,17 +148,17 @@ impl<F: Framing> Filling<F> {
     }
 
     //= spec/token.md#bundle
-    fn write(&mut self, member: &Laden<F>, how: &Export) -> Result<(), Status> {
+    fn write(&mut self, member: &Laden<F>, how: &Export) -> Result<Option<u64>, Status> {
         let Laden {
             context,
             socket,
             luggage,
         } = member;
         context.may_leave()?;
-        if context.domain().id() != self.domain.id() {
+        if !context.domain().is_same(&self.domain) {
             return Err(Minor::NotTransferable.into());
         }
-        let mut binding = context.binding(how, self.deadline)?;
+        let mut binding = context.binding(how, self.terms.deadline)?;
         if how.tie_each {
             let cookie = socket::cookie(socket.as_fd()).map_err(|_| Status::from(Minor::System))?;
             binding = binding.tied(Some(cookie));
@@ -163,13 +169,13 @@ impl<F: Framing> Filling<F> {
         let length = u32::try_from(self.scratch.len() - start - LENGTH)
             .map_err(|_| Status::from(Minor::StateTooLarge))?;
         self.scratch[start..start + LENGTH].copy_from_slice(&length.to_be_bytes());
-        if self.magic == LADEN {
+        if self.magic == LADEN_BUNDLES {
             let length =
                 u32::try_from(luggage.len()).map_err(|_| Status::from(Minor::StateTooLarge))?;
             self.scratch.extend_from_slice(&length.to_be_bytes());
             self.scratch.extend_from_slice(luggage);
         }
-        Ok(())
+        Ok(binding.cookie)
     }
 
     /// Seals, and lets every member depart.
@@ -179,19 +185,23 @@ impl<F: Framing> Filling<F> {
         }
         fault::point("bundle.encoded");
         if let Err(status) = scrubbed(Depth::Moved, || self.seal()) {
-            let kept = |member| stayed(member, status);
+            let kept = |(member, _)| stayed(member, status);
             into.kept.extend(self.members.into_iter().map(kept));
             return;
         }
         fault::point("bundle.sealed");
         let mut sockets = Vec::with_capacity(self.members.len());
-        for member in self.members {
-            let Laden {
-                context,
-                socket,
-                luggage,
-            } = member;
-            match depart(context, self.deadline) {
+        let departed = depart(self.members, &self.terms);
+        if departed.iter().all(|(left, ..)| left.is_err()) {
+            // Nothing is in it that anybody could import.
+            for (left, socket, luggage) in departed {
+                into.kept
+                    .extend(left.err().map(|kept| (kept, socket, luggage)));
+            }
+            return;
+        }
+        for (left, socket, luggage) in departed {
+            match left {
                 Ok(()) => sockets.push(socket),
                 Err(kept) => match socket.try_clone() {
                     // Its place in the message stays taken: the importer finds its member spent.
@@ -212,7 +222,11 @@ impl<F: Framing> Filling<F> {
         // Room for the zero length that ends the members.
         let needed = self.scratch.len() + LENGTH + TAG;
         self.scratch.resize(needed.next_multiple_of(PADDING) - TAG);
-        let tag = format::seal(&mut self.scratch, self.magic, &self.domain)?;
+        let grant = self
+            .members
+            .first()
+            .and_then(|(first, _)| first.context.grant());
+        let tag = format::seal(&mut self.scratch, self.magic, &self.domain, grant)?;
         self.scratch.extend_from_slice(&tag);
         Ok(())
     }
@@ -227,16 +241,38 @@ fn stayed<F: Framing>(member: Laden<F>, status: Status) -> Stayed<F> {
     (NotExported { context, status }, socket, luggage)
 }
 
-#[allow(clippy::result_large_err)]
-fn depart<F: Framing>(context: Context<F>, deadline: u64) -> Result<(), NotExported<F>> {
-    let (parts, id, claim, domain): (context::Parts<F>, _, Claim, Domain) = context.into_parts();
-    match claim.depart(deadline) {
-        Ok(_) => Ok(()),
-        Err(NotDeparted { claim, stay }) => Err(NotExported {
-            context: parts.claimed(id, claim, domain),
-            status: stay.into(),
-        }),
+/// A member that left, or did not, its socket, and its luggage.
+type Left<F> = (Result<(), NotExported<F>>, OwnedFd, Luggage);
+
+/// Lets all members go.
+fn depart<F: Framing>(members: Vec<(Laden<F>, Option<u64>)>, terms: &Terms) -> Vec<Left<F>> {
+    let (mut stayed, mut claims) = (Vec::new(), Vec::new());
+    for (member, cookie) in members {
+        let Laden {
+            context,
+            socket,
+            luggage,
+        } = member;
+        let (parts, id, claim, domain): (context::Parts<F>, _, Claim, Domain) =
+            context.into_parts();
+        stayed.push((parts, id, domain, socket, luggage));
+        claims.push((claim, cookie));
     }
+    let departed = Claim::depart_all(claims, terms).into_iter();
+    let both = stayed.into_iter().zip(departed);
+    both.map(
+        |((parts, id, domain, socket, luggage), departed)| match departed {
+            Ok(_) => (Ok(()), socket, luggage),
+            Err(NotDeparted { claim, stay }) => {
+                let kept = NotExported {
+                    context: parts.claimed(id, claim, domain),
+                    status: stay.into(),
+                };
+                (Err(kept), socket, luggage)
+            }
+        },
+    )
+    .collect()
 }
 
 /// Imports every member of a bundle, opened where it lies, with the sockets that came beside it.
@@ -251,7 +287,7 @@ pub fn unbundle<F: Framing>(
     sockets: Vec<OwnedFd>,
 ) -> Result<Vec<Result<Member<F>, Status>>, Status> {
     let member = |laden: Laden<F>| (laden.context, laden.socket);
-    let outcomes = unfill(BUNDLE, domain, bundle, sockets)?;
+    let outcomes = unfill(BUNDLES, domain, bundle, sockets)?;
     Ok(outcomes.into_iter().map(|one| one.map(member)).collect())
 }
 
@@ -264,11 +300,11 @@ pub fn unload<F: Framing>(
     bundle: &mut [u8],
     sockets: Vec<OwnedFd>,
 ) -> Result<Vec<Result<Laden<F>, Status>>, Status> {
-    unfill(LADEN, domain, bundle, sockets)
+    unfill(LADEN_BUNDLES, domain, bundle, sockets)
 }
 
 fn unfill<F: Framing>(
-    magic: [u8; 3],
+    magic: Magic,
     domain: &Domain,
     bundle: &mut [u8],
     sockets: Vec<OwnedFd>,
@@ -280,7 +316,7 @@ fn unfill<F: Framing>(
 }
 
 fn open_and_import<F: Framing>(
-    magic: [u8; 3],
+    magic: Magic,
     domain: &Domain,
     bundle: &mut [u8],
     sockets: Vec<OwnedFd>,
@@ -294,32 +330,41 @@ fn open_and_import<F: Framing>(
     let members = members(magic, format::open(bundle, &header, domain)?)?;
     fault::point("bundle.opened");
     let mut sockets = sockets.into_iter();
-    let import_next = |(member, luggage)| match sockets.next() {
-        Some(socket) => {
-            let context = import_member(domain, member, &socket)?;
-            Ok(Laden {
-                context,
-                socket,
-                luggage: Luggage::new(luggage)?,
-            })
-        }
-        None => Err(Minor::WrongSocket.into()),
+    let (mut outcomes, mut ready) = (Vec::with_capacity(members.len()), Vec::new());
+    for (member, luggage) in members {
+        outcomes.push(match sockets.next() {
+            Some(socket) => read_member::<F>(member, &socket).and_then(|member| {
+                let luggage = Luggage::new(luggage)?;
+                ready.push(member);
+                Ok((socket, luggage))
+            }),
+            None => Err(Minor::WrongSocket.into()),
+        });
+    }
+    let mut activated = activate(domain, ready).into_iter();
+    let outcome = |read: Result<(OwnedFd, Luggage), Status>| {
+        let (socket, luggage) = read?;
+        let context = activated.next().ok_or(Minor::System)??;
+        Ok(Laden {
+            context,
+            socket,
+            luggage,
+        })
     };
-    Ok(members.into_iter().map(import_next).collect())
+    Ok(outcomes.into_iter().map(outcome).collect())
 }
 
-fn import_member<F: Framing>(
-    domain: &Domain,
+fn read_member<F: Framing>(
     member: &[u8],
     socket: &OwnedFd,
-) -> Result<Context<F>, Status> {
+) -> Result<(Binding, context::Parts<F>), Status> {
     let (binding, body) = Binding::read(member)?;
     binding.admits::<F>(Some(socket.as_fd()))?;
     let (parts, behind) = format::read_body::<F>(body)?;
     if !behind.is_empty() {
         return Err(Minor::TokenState.into());
     }
-    activate(domain, &binding, parts)
+    Ok((binding, parts))
 }
 
 /// A member's binding and body, and its luggage.
@@ -327,7 +372,7 @@ type Parts<'a> = (&'a [u8], &'a [u8]);
 
 /// The members between header and padding, each with its luggage.
 //= spec/token.md#laden
-fn members(magic: [u8; 3], mut bytes: &[u8]) -> Result<Vec<Parts<'_>>, Status> {
+fn members(magic: Magic, mut bytes: &[u8]) -> Result<Vec<Parts<'_>>, Status> {
     let mut members = Vec::with_capacity(MAX_MEMBERS);
     loop {
         let (member, behind) = counted(bytes)?;
@@ -337,7 +382,7 @@ fn members(magic: [u8; 3], mut bytes: &[u8]) -> Result<Vec<Parts<'_>>, Status> {
         if members.len() == MAX_MEMBERS {
             return Err(Minor::TokenState.into());
         }
-        let (luggage, behind) = match magic == LADEN {
+        let (luggage, behind) = match magic == LADEN_BUNDLES {
             true => counted(behind)?,
             false => (&[][..], behind),
         };
@@ -374,19 +419,19 @@ mod tests {
         ]
         .concat();
         let ended = [&good[..], &[0; 4]].concat();
-        let found = members(LADEN, &ended).unwrap();
+        let found = members(LADEN_BUNDLES, &ended).unwrap();
         assert_eq!(found, [(&b"member"[..], &b"luggage"[..]), (b"m", b"")]);
         for cut in 0..ended.len() {
-            assert!(members(LADEN, &ended[..cut]).is_err(), "{cut}");
+            assert!(members(LADEN_BUNDLES, &ended[..cut]).is_err(), "{cut}");
         }
         let much = vec![7; MAX_LUGGAGE + 1];
         let much = [counted(b"m"), counted(&much), vec![0; 4]].concat();
-        assert!(members(LADEN, &much).is_err());
+        assert!(members(LADEN_BUNDLES, &much).is_err());
         let long = [&[0xff; 4][..], b"member"].concat();
-        assert!(members(LADEN, &long).is_err());
+        assert!(members(LADEN_BUNDLES, &long).is_err());
         let many = [counted(b"m"), counted(b"")]
             .concat()
             .repeat(MAX_MEMBERS + 1);
-        assert!(members(LADEN, &[&many[..], &[0; 4]].concat()).is_err());
+        assert!(members(LADEN_BUNDLES, &[&many[..], &[0; 4]].concat()).is_err());
     }
 }

@@ -13,7 +13,7 @@ use crate::record::{Limits, Record, Secrets};
 use crate::secret::Scratch;
 use crate::status::{Minor, Status};
 
-use super::format::{self, BUNDLE, TOKEN};
+use super::format::{self, BUNDLE, KEPT_BUNDLE, TOKEN};
 
 /// Seals `inside` as it is, without any padding of its own, as a token.
 ///
@@ -21,9 +21,9 @@ use super::format::{self, BUNDLE, TOKEN};
 /// STATE_TOO_LARGE when it fits no token.
 pub fn token(domain: &Domain, inside: &[u8]) -> Result<Vec<u8>, Status> {
     let mut scratch = Scratch::with_capacity(inside.len() + format::HEADER);
-    format::begin(&mut scratch);
+    format::begin(&mut scratch, domain);
     scratch.extend_from_slice(inside);
-    format::finish(&mut scratch, domain)
+    format::finish(&mut scratch, domain, None)
 }
 
 /// Seals `inside` as it is as a bundle.
@@ -32,9 +32,9 @@ pub fn token(domain: &Domain, inside: &[u8]) -> Result<Vec<u8>, Status> {
 /// The domain's.
 pub fn bundle(domain: &Domain, inside: &[u8]) -> Result<Vec<u8>, Status> {
     let mut scratch = Scratch::with_capacity(inside.len() + format::HEADER + TAG);
-    format::begin(&mut scratch);
+    format::begin(&mut scratch, domain);
     scratch.extend_from_slice(inside);
-    let tag = format::seal(&mut scratch, BUNDLE, domain)?;
+    let tag = format::seal(&mut scratch, (BUNDLE, KEPT_BUNDLE), domain, None)?;
     scratch.extend_from_slice(&tag);
     Ok(scratch.to_vec())
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{self, Framing};
 use crate::context::{Context, Exporter, Facts, Parts};
 use crate::crypto::{self, REST_NONCE, Suite, TAG};
-use crate::ledger::Domain;
+use crate::ledger::{Domain, Grant, HANDLE, Handle};
 use crate::name;
 use crate::secret::{self, Scratch};
 use crate::status::{Minor, Status};
@@ -23,6 +23,11 @@ pub const MAX_TOKEN: usize = BUCKETS[BUCKETS.len() - 1];
 pub(super) const TOKEN: [u8; 3] = *b"BTN";
 pub(super) const BUNDLE: [u8; 3] = *b"BTB";
 pub(super) const LADEN: [u8; 3] = *b"BTL";
+/// The same in a kept domain: behind the header stands the handle of the departure.
+//= spec/keeper.md#token
+pub(super) const KEPT_TOKEN: [u8; 3] = *b"BKN";
+pub(super) const KEPT_BUNDLE: [u8; 3] = *b"BKB";
+pub(super) const KEPT_LADEN: [u8; 3] = *b"BKL";
 /// The version this program writes.
 //= spec/token.md#versions
 pub const VERSION: u8 = 1;
@@ -39,9 +44,22 @@ struct Body<'a, A, Z> {
     state: Z,
 }
 
-/// Leaves room for the header.
-pub(super) fn begin(scratch: &mut Scratch) {
+/// Leaves room for what stands in clear.
+pub(super) fn begin(scratch: &mut Scratch, domain: &Domain) {
     scratch.extend_from_slice(&[0; HEADER]);
+    if domain.is_kept() {
+        scratch.extend_from_slice(&[0; HANDLE]);
+    }
+}
+
+/// Whether these bytes begin as a bundle does.
+pub(super) fn is_bundle(bytes: &[u8]) -> bool {
+    bytes.starts_with(&BUNDLE) || bytes.starts_with(&KEPT_BUNDLE)
+}
+
+/// Whether this is a bundle with luggage, of any domain.
+pub(super) fn is_laden(bytes: &[u8]) -> bool {
+    bytes.starts_with(&LADEN) || bytes.starts_with(&KEPT_LADEN)
 }
 
 /// Appends one context: its binding and its body.
@@ -88,30 +106,40 @@ pub(super) fn read_body<F: Framing>(bytes: &[u8]) -> Result<(Parts<F>, &[u8]), S
     ))
 }
 
-/// Pads to the next bucket, seals, and answers the token.
-pub(super) fn finish(scratch: &mut Scratch, domain: &Domain) -> Result<Vec<u8>, Status> {
+/// Pads to the next bucket, seals, and answers the token. `grant` as for [`seal`].
+pub(super) fn finish(
+    scratch: &mut Scratch,
+    domain: &Domain,
+    grant: Option<&Grant>,
+) -> Result<Vec<u8>, Status> {
     let needed = scratch.len() + TAG;
     let size = BUCKETS
         .into_iter()
         .find(|size| *size >= needed)
         .ok_or(Minor::StateTooLarge)?;
     scratch.resize(size - TAG);
-    let tag = seal(scratch, TOKEN, domain)?;
+    let tag = seal(scratch, (TOKEN, KEPT_TOKEN), domain, grant)?;
     let mut token = Vec::with_capacity(size);
     token.extend_from_slice(scratch);
     token.extend_from_slice(&tag);
     Ok(token)
 }
 
-/// Writes the header and seals all that is behind it, where it lies, under the domain's key. The
-/// caller wipes the stack.
+/// Writes the header and seals all that is behind it, where it lies, under the domain's key, or
+/// in a kept domain under the one-time key of `grant`. The caller wipes the stack.
 pub(super) fn seal(
     scratch: &mut Scratch,
-    magic: [u8; 3],
+    (magic, kept): ([u8; 3], [u8; 3]),
     domain: &Domain,
+    grant: Option<&Grant>,
 ) -> Result<[u8; TAG], Status> {
     let mut nonce = [0; REST_NONCE];
     secret::random(&mut nonce).map_err(|_| Minor::System)?;
+    if domain.is_kept() {
+        let grant = grant.ok_or(Minor::TokenKey)?;
+        scratch[HEADER..HEADER + HANDLE].copy_from_slice(&grant.handle);
+        return seal_under(scratch, kept, &domain.id(), (grant.id, &grant.key), nonce);
+    }
     domain
         .keyring()
         .ask_current(|id, key| seal_under(scratch, magic, &domain.id(), (id, key), nonce))
@@ -127,22 +155,35 @@ pub(super) fn seal_under(
     (id, key): (u64, &[u8; 32]),
     nonce: [u8; REST_NONCE],
 ) -> Result<[u8; TAG], Status> {
-    let (header, text) = scratch.split_at_mut(HEADER);
+    let (header, text) = scratch.split_at_mut(clear(magic));
     header[..3].copy_from_slice(&magic);
     header[3] = VERSION;
     header[KEY_AT..NONCE_AT].copy_from_slice(&id.to_be_bytes());
-    header[NONCE_AT..].copy_from_slice(&nonce);
-    crypto::seal_at_rest(key, &nonce, &associated(header, domain), text)
-        .map_err(|_| Minor::System.into())
+    header[NONCE_AT..HEADER].copy_from_slice(&nonce);
+    let (data, length) = associated(header, domain);
+    crypto::seal_at_rest(key, &nonce, &data[..length], text).map_err(|_| Minor::System.into())
 }
 
-/// What is authenticated with the sealed part: header, domain, mechanism.
-fn associated(header: &[u8], domain: &[u8; 16]) -> [u8; HEADER + 16 + name::MECHANISM.len()] {
-    let mut data = [0; HEADER + 16 + name::MECHANISM.len()];
-    data[..HEADER].copy_from_slice(header);
-    data[HEADER..HEADER + 16].copy_from_slice(domain);
-    data[HEADER + 16..].copy_from_slice(&name::MECHANISM);
-    data
+/// Bytes in clear, by the magic.
+fn clear(magic: [u8; 3]) -> usize {
+    match magic {
+        KEPT_TOKEN | KEPT_BUNDLE | KEPT_LADEN => HEADER + HANDLE,
+        _ => HEADER,
+    }
+}
+
+/// The most bytes that are authenticated with the sealed part.
+const ASSOCIATED: usize = HEADER + HANDLE + 16 + name::MECHANISM.len();
+
+/// What is authenticated with the sealed part: all in clear, domain, mechanism; and its length.
+fn associated(clear: &[u8], domain: &[u8; 16]) -> ([u8; ASSOCIATED], usize) {
+    let mut data = [0; ASSOCIATED];
+    let mut length = 0;
+    for part in [clear, domain, &name::MECHANISM] {
+        data[length..length + part.len()].copy_from_slice(part);
+        length += part.len();
+    }
+    (data, length)
 }
 
 /// What a header says, its magic and version known to be ours.
@@ -150,16 +191,24 @@ pub(super) struct Header {
     pub(super) version: u8,
     pub(super) key: u64,
     pub(super) nonce: [u8; REST_NONCE],
+    /// A kept domain's.
+    pub(super) handle: Option<Handle>,
 }
 
 impl Header {
-    pub(super) fn read(bytes: &[u8], magic: [u8; 3]) -> Result<Self, Status> {
+    /// The header of what has either magic; the second is a kept domain's.
+    pub(super) fn read(bytes: &[u8], (magic, kept): ([u8; 3], [u8; 3])) -> Result<Self, Status> {
         let Some(header) = bytes.first_chunk::<HEADER>() else {
             return Err(Minor::TokenMalformed.into());
         };
-        if header[..3] != magic {
+        let handle = if header[..3] == magic {
+            None
+        } else if header[..3] == kept {
+            let behind = bytes.get(HEADER..).and_then(<[u8]>::first_chunk);
+            Some(*behind.ok_or(Minor::TokenMalformed)?)
+        } else {
             return Err(Minor::TokenMalformed.into());
-        }
+        };
         let mut key = [0; 8];
         key.copy_from_slice(&header[KEY_AT..NONCE_AT]);
         let mut nonce = [0; REST_NONCE];
@@ -168,6 +217,7 @@ impl Header {
             version: header[3],
             key: u64::from_be_bytes(key),
             nonce,
+            handle,
         })
     }
 }
@@ -175,7 +225,7 @@ impl Header {
 /// What a token shows before any key is asked: that it is one, of this version, of a size there is.
 //= spec/token.md#refusal
 pub(super) fn look(token: &[u8]) -> Result<Header, Status> {
-    let header = Header::read(token, TOKEN)?;
+    let header = Header::read(token, (TOKEN, KEPT_TOKEN))?;
     if header.version != VERSION {
         return Err(Minor::TokenVersion.into());
     }
@@ -185,13 +235,20 @@ pub(super) fn look(token: &[u8]) -> Result<Header, Status> {
     Ok(header)
 }
 
-/// Opens a header and all that is behind it, where it lies, under the key the header names. The
-/// caller wipes the stack.
+/// Opens a header and all that is behind it, where it lies, under the key the header names; a
+/// kept domain's keeper is asked for it, and may refuse. The caller wipes the stack.
 pub(super) fn open<'a>(
     sealed: &'a mut [u8],
     header: &Header,
     domain: &Domain,
 ) -> Result<&'a [u8], Status> {
+    //= spec/keeper.md#token
+    if let Some(handle) = &header.handle {
+        let key = domain
+            .ask_key(header.key, handle)
+            .map_err(|refusal| Status::from(&refusal))?;
+        return open_under(sealed, header, &domain.id(), &key);
+    }
     domain
         .keyring()
         .ask(header.key, |key| {
@@ -208,8 +265,12 @@ pub(super) fn open_under<'a>(
     domain: &[u8; 16],
     key: &[u8; 32],
 ) -> Result<&'a [u8], Status> {
-    let (clear, text) = sealed.split_at_mut(HEADER);
-    crypto::open_at_rest(key, &header.nonce, &associated(clear, domain), text)
+    let in_clear = HEADER + header.handle.map_or(0, |handle| handle.len());
+    let (clear, text) = sealed
+        .split_at_mut_checked(in_clear)
+        .ok_or(Minor::TokenMalformed)?;
+    let (data, length) = associated(clear, domain);
+    crypto::open_at_rest(key, &header.nonce, &data[..length], text)
         .map(|text| &*text)
         .map_err(|_| Minor::TokenAltered.into())
 }

@@ -48,7 +48,7 @@ use std::time::Duration;
 use crate::codec::Framing;
 use crate::context::{Context, Parts};
 use crate::flags::Flags;
-use crate::ledger::{Departure, Domain, NotDeparted};
+use crate::ledger::{Arriving, Departure, Domain, NotDeparted, Terms};
 use crate::secret::{Depth, Scratch, scrubbed};
 use crate::status::{Minor, Status};
 use crate::sys::{clock, fault, socket};
@@ -113,6 +113,13 @@ impl Export {
         self
     }
 
+    fn terms(&self, deadline: u64) -> Terms {
+        Terms {
+            importer: self.importer.into(),
+            deadline,
+        }
+    }
+
     fn deadline(&self) -> u64 {
         let lifetime = u64::try_from(self.lifetime.as_millis()).unwrap_or(u64::MAX);
         clock::boottime_ms().saturating_add(lifetime)
@@ -156,7 +163,7 @@ impl<F: Framing> Context<F> {
     pub fn export(self, how: &Export) -> Result<Token, NotExported<F>> {
         //= spec/token.md#order
         let deadline = how.deadline();
-        let sealed = match self.sealed(how, deadline) {
+        let (sealed, terms) = match self.sealed(how, deadline) {
             Ok(sealed) => sealed,
             Err(status) => {
                 return Err(NotExported {
@@ -167,7 +174,7 @@ impl<F: Framing> Context<F> {
         };
         fault::point("export.sealed");
         let (parts, id, claim, domain) = self.into_parts();
-        match claim.depart(deadline) {
+        match claim.depart_under(&terms, how.cookie) {
             Ok(_) => {
                 fault::point("export.departed");
                 // No key was copied out of its pages on the way into the token.
@@ -181,19 +188,21 @@ impl<F: Framing> Context<F> {
         }
     }
 
-    /// The whole token for the next epoch; it is worth nothing until the claim departs.
-    fn sealed(&self, how: &Export, deadline: u64) -> Result<Vec<u8>, Status> {
+    /// The whole token for the next epoch, and the terms it was sealed for; it is worth nothing
+    /// until the claim departs.
+    fn sealed(&self, how: &Export, deadline: u64) -> Result<(Vec<u8>, Terms), Status> {
         scrubbed(Depth::Moved, || self.encode_and_seal(how, deadline))
     }
 
-    fn encode_and_seal(&self, how: &Export, deadline: u64) -> Result<Vec<u8>, Status> {
+    fn encode_and_seal(&self, how: &Export, deadline: u64) -> Result<(Vec<u8>, Terms), Status> {
         self.may_leave()?;
         let binding = self.binding(how, deadline)?;
         let mut scratch = Scratch::with_capacity(BUCKETS[0]);
-        format::begin(&mut scratch);
+        format::begin(&mut scratch, self.domain());
         format::write_member(&mut scratch, &binding, self)?;
         fault::point("export.encoded");
-        format::finish(&mut scratch, self.domain())
+        let sealed = format::finish(&mut scratch, self.domain(), self.grant())?;
+        Ok((sealed, how.terms(deadline)))
     }
 
     fn may_leave(&self) -> Result<(), Status> {
@@ -257,23 +266,43 @@ fn open_and_activate<F: Framing>(
     if rest.iter().any(|byte| *byte != 0) {
         return Err(Minor::TokenState.into());
     }
-    activate(domain, &binding, parts)
+    let mut activated = activate(domain, vec![(binding, parts)]);
+    activated.pop().ok_or(Minor::System)?
 }
 
-/// The last steps of an import: everything that can fail for another reason has passed.
+/// The last steps of an import: everything that can fail for another reason has passed. What each
+/// of `all` came to.
 fn activate<F: Framing>(
     domain: &Domain,
-    binding: &Binding,
-    parts: Parts<F>,
-) -> Result<Context<F>, Status> {
+    all: Vec<(Binding, Parts<F>)>,
+) -> Vec<Result<Context<F>, Status>> {
+    let here = |binding: &Binding| {
+        let Departure { index, id, epoch } = binding.departure();
+        Arriving {
+            index,
+            id,
+            epoch,
+            cookie: binding.cookie,
+        }
+    };
+    let arriving: Vec<Arriving> = all.iter().map(|(binding, _)| here(binding)).collect();
     if fault::fail("import.resumed") {
-        return Err(Minor::Injected.into());
+        return all.iter().map(|_| Err(Minor::Injected.into())).collect();
     }
-    let Departure { index, id, epoch } = binding.departure();
-    let claim = domain
-        .ledger()
-        .arrive(index, &id, epoch)
-        .map_err(|r| Status::from(&r))?;
-    fault::point("import.claimed");
-    Ok(parts.claimed(id, claim, domain.clone()))
+    let ledger = domain.ledger();
+    // In a kept domain all arrive by one request; elsewhere one after the other.
+    let mut claims = match domain.is_kept() {
+        true => ledger.arrive_all(&arriving),
+        false => Vec::new(),
+    }
+    .into_iter();
+    let activated = all.into_iter().zip(&arriving).map(|((_, parts), one)| {
+        let claim = claims
+            .next()
+            .unwrap_or_else(|| ledger.arrive(one.index, &one.id, one.epoch))
+            .map_err(|refusal| Status::from(&refusal))?;
+        fault::point("import.claimed");
+        Ok(parts.claimed(one.id, claim, domain.clone()))
+    });
+    activated.collect()
 }

@@ -15,7 +15,7 @@ use crate::secret::Scratch;
 use crate::status::{Minor, Status};
 use crate::sys::{fault, socket};
 
-use super::format::{BUNDLE, LADEN};
+use super::format;
 use super::{Luggage, Parcel, import_in_place, unbundle, unload};
 
 /// Bytes asked for as socket buffer; the kernel gives what its limits allow.
@@ -347,14 +347,14 @@ impl Receiver {
         mut sockets: Vec<OwnedFd>,
     ) -> Vec<Delivery<F>> {
         let message = &mut self.scratch[..length];
-        if message.starts_with(&LADEN) {
+        if format::is_laden(message) {
             let laden = |one: super::Laden<F>| (one.context, Some(one.socket), one.luggage);
             return match unload(domain, message, sockets) {
                 Ok(outcomes) => outcomes.into_iter().map(|one| one.map(laden)).collect(),
                 Err(status) => vec![Err(status)],
             };
         }
-        if message.starts_with(&BUNDLE) {
+        if format::is_bundle(message) {
             let with_socket = |(context, socket)| (context, Some(socket), Luggage::none());
             return match unbundle(domain, message, sockets) {
                 Ok(outcomes) => outcomes

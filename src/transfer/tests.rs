@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use serde_bytes::ByteArray;
 
-use super::binding::{Binding, Permitted};
-use super::format::{self, BUCKETS, HEADER, Header, TOKEN};
+use super::binding::Binding;
+use super::format::{self, BUCKETS, HEADER, Header, KEPT_TOKEN, TOKEN};
 use crate::codec::Framing;
 use crate::context::{Context, Parts};
 use crate::crypto::{REST_NONCE, TAG};
-use crate::ledger::Domain;
+use crate::ledger::{Domain, HANDLE, Permitted};
 use crate::message::Message;
 use crate::record::Record;
 use crate::secret::Scratch;
@@ -36,7 +36,7 @@ fn binding<F: Framing>(importer: Permitted, cookie: Option<u64>) -> Binding {
 /// The token of `context`, under the golden key and nonce.
 fn sealed<F: Framing>(context: &Context<F>, binding: &Binding) -> Vec<u8> {
     let mut scratch = Scratch::with_capacity(BUCKETS[0]);
-    format::begin(&mut scratch);
+    scratch.extend_from_slice(&[0; HEADER]);
     format::write_member(&mut scratch, binding, context).unwrap();
     let size = BUCKETS
         .into_iter()
@@ -95,7 +95,7 @@ fn golden<F: Framing>(name: &str, context: &Context<F>, binding: Binding) {
     }
     // And back: what is kept opens, says what it is bound to, and is a context's state.
     let mut token = kept[3].clone();
-    let header = Header::read(&token, TOKEN).unwrap();
+    let header = Header::read(&token, (TOKEN, KEPT_TOKEN)).unwrap();
     assert_eq!((header.key, header.nonce), (KEY_ID, NONCE));
     let opened = format::open_under(&mut token, &header, &DOMAIN, &KEY).unwrap();
     let (read, body) = Binding::read(opened).unwrap();
@@ -144,4 +144,44 @@ fn golden_tokens_are_sealed_and_opened_byte_for_byte() {
 fn the_header_is_where_the_page_says() {
     assert_eq!(HEADER, 36);
     assert_eq!(BUCKETS, [512, 2048, 8192, 32_768, 131_072]);
+}
+
+/// A token of a kept domain begins as the page says, and every byte in clear is authentic.
+//= proves spec/keeper.md#token C5
+#[test]
+fn a_kept_token_has_its_handle_behind_the_header() {
+    let mut scratch = Scratch::with_capacity(BUCKETS[0]);
+    scratch.extend_from_slice(&[0; HEADER]);
+    scratch.extend_from_slice(&[0x24; HANDLE]);
+    scratch.extend_from_slice(b"a golden state");
+    scratch.resize(BUCKETS[0] - TAG);
+    let key = (KEY_ID, &KEY);
+    let tag = format::seal_under(&mut scratch, KEPT_TOKEN, &DOMAIN, key, NONCE).unwrap();
+    let token = [&scratch[..], &tag].concat();
+    assert_eq!(token[..4], *b"BKN\x01");
+    assert_eq!(token[4..12], KEY_ID.to_be_bytes());
+    assert_eq!(token[12..HEADER], NONCE);
+    assert_eq!(token[HEADER..HEADER + HANDLE], [0x24; HANDLE]);
+    let header = format::look(&token).unwrap();
+    assert_eq!(header.handle, Some([0x24; HANDLE]));
+    let mut copy = token.clone();
+    let opened = format::open_under(&mut copy, &header, &DOMAIN, &KEY).unwrap();
+    assert!(opened.starts_with(b"a golden state"));
+    for at in [
+        0,
+        3,
+        4,
+        12,
+        HEADER,
+        HEADER + HANDLE - 1,
+        HEADER + HANDLE,
+        511,
+    ] {
+        let mut changed = token.clone();
+        changed[at] ^= 1;
+        assert!(
+            format::open_under(&mut changed, &header, &DOMAIN, &KEY).is_err(),
+            "{at}"
+        );
+    }
 }

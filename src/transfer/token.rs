@@ -5,7 +5,7 @@ use core::fmt;
 use crate::crypto::REST_NONCE;
 use crate::status::{Minor, Status};
 
-use super::format::{self, BUCKETS, Header, TOKEN};
+use super::format::{self, BUCKETS, Header, KEPT_TOKEN, TOKEN};
 
 /// A sealed context on its way. Its bytes say nothing of it but version, key id and nonce (C5),
 /// yet whoever may import it becomes its runner: pass it on, and keep it out of logs.
@@ -37,7 +37,7 @@ impl Token {
 
     /// What anyone may see of the token.
     pub fn public_header(&self) -> PublicHeader {
-        let header = Header::read(&self.0, TOKEN).ok();
+        let header = Header::read(&self.0, (TOKEN, KEPT_TOKEN)).ok();
         let (key, nonce) = header.map_or((0, [0; REST_NONCE]), |h| (h.key, h.nonce));
         PublicHeader {
             version: format::VERSION,
@@ -80,7 +80,7 @@ impl PublicHeader {
     /// DEFECTIVE_TOKEN when `bytes` do not begin as a token does, or a token of a known version
     /// has a size that none has.
     pub fn read(bytes: &[u8]) -> Result<Self, Status> {
-        let header = Header::read(bytes, TOKEN)?;
+        let header = Header::read(bytes, (TOKEN, KEPT_TOKEN))?;
         if header.version == format::VERSION && !BUCKETS.contains(&bytes.len()) {
             return Err(Minor::TokenMalformed.into());
         }

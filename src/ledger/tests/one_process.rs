@@ -544,8 +544,8 @@ fn refusals_have_their_status() {
 
 #[test]
 fn a_claim_is_small() {
-    assert_eq!(size_of::<Claim>(), 48);
-    assert_eq!(size_of::<Option<Claim>>(), 48);
+    assert_eq!(size_of::<Claim>(), 56);
+    assert_eq!(size_of::<Option<Claim>>(), 56);
 }
 
 //= proves spec/ledger.md#growth

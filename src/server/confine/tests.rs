@@ -75,7 +75,7 @@ fn what_a_session_needs_works() {
         let secret = crate::secret::Slot::<[u8; 5000]>::zeroed();
         let mut random = [0; 8];
         let drawn = crate::secret::random(&mut random).is_ok();
-        let pipe = rustix::pipe::pipe().is_ok();
+        let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).is_ok();
         u8::from(!(secret.is_here() && drawn && pipe))
     };
     assert_eq!(confined(Role::Zygote, probe), Some(0));

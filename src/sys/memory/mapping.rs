@@ -10,6 +10,7 @@ use rustix::fs::{fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_creat
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
+use super::super::process;
 use super::heap::lock;
 
 /// A file or an anonymous file, mapped whole, for reading and writing, and shared: forked
@@ -33,6 +34,8 @@ pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
     sealed: bool,
+    /// The word of the only process that has it: none when forked children have it, too.
+    alone: Option<u64>,
     fd: OwnedFd,
 }
 
@@ -50,16 +53,27 @@ impl Mapping {
     /// `name` shows in `/proc/PID/maps`, at most 249 bytes. Pages take memory when first written.
     /// `len` is a multiple of 8 and not 0, or the error is `InvalidInput`.
     pub fn create_sealed(name: &str, len: usize) -> io::Result<Self> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-            // Before Linux 6.3.
-            Err(Errno::INVAL) => memfd_create(name, flags)?,
-            answer => answer?,
-        };
-        ftruncate(&fd, len as u64)?;
+        let fd = anonymous(name, len)?;
         // No seal against writing: every process of an inherited domain writes.
         fcntl_add_seals(&fd, FIXED_SIZE | SealFlags::SEAL)?;
         Self::from_fd(fd)
+    }
+
+    /// As [`Mapping::create_sealed`], but this mapping is the only one through which anybody can
+    /// ever write: the file is sealed against further ones (`F_SEAL_FUTURE_WRITE`, Linux 5.1;
+    /// `InvalidInput` before), and a forked child does not have it (`MADV_DONTFORK`). A child that
+    /// touches it is killed by the kernel (`SIGSEGV`).
+    pub fn create_sole_writer(name: &str, len: usize) -> io::Result<Self> {
+        let mut mapping = Self::from_fd(anonymous(name, len)?)?;
+        // SAFETY: The range is this mapping; the advice changes no byte here.
+        unsafe { madvise(mapping.start.as_ptr().cast(), len, Advice::LinuxDontFork)? };
+        mapping.alone = Some(process::word());
+        fcntl_add_seals(
+            &mapping.fd,
+            FIXED_SIZE | SealFlags::FUTURE_WRITE | SealFlags::SEAL,
+        )?;
+        mapping.sealed = true;
+        Ok(mapping)
     }
 
     /// Maps the whole of what `fd` refers to, at its present size: a multiple of 8 and not 0, or
@@ -69,13 +83,22 @@ impl Mapping {
     /// makes the file shorter, the next access behind its end kills the process (`SIGBUS`): map
     /// unsealed files only where none but this user can write.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        Self::map(fd, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    /// As [`Mapping::from_fd`], for reading only: the kernel kills who stores to a word of it
+    /// (`SIGSEGV`).
+    pub fn from_fd_read_only(fd: OwnedFd) -> io::Result<Self> {
+        Self::map(fd, ProtFlags::READ)
+    }
+
+    fn map(fd: OwnedFd, protection: ProtFlags) -> io::Result<Self> {
         let sealed = fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(FIXED_SIZE));
         let size = fstat(&fd)?.st_size;
         let len = usize::try_from(size).unwrap_or(0);
         if len == 0 || len % size_of::<AtomicU64>() != 0 {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: A new mapping where the kernel chooses: it overlaps nothing. All access to it
         // is by atomics, so other processes may change it.
         let start = unsafe {
@@ -93,6 +116,7 @@ impl Mapping {
             start,
             len,
             sealed,
+            alone: None,
             fd,
         })
     }
@@ -146,7 +170,23 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if self.alone.is_some_and(|word| word != process::word()) {
+            // A child's copy, which was never mapped: something else may lie there.
+            return;
+        }
         // SAFETY: The range is this mapping, and borrows of its words have ended.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
     }
+}
+
+/// An anonymous file of `len` zero bytes that takes seals.
+fn anonymous(name: &str, len: usize) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        // Before Linux 6.3.
+        Err(Errno::INVAL) => memfd_create(name, flags)?,
+        answer => answer?,
+    };
+    ftruncate(&fd, len as u64)?;
+    Ok(fd)
 }

@@ -95,6 +95,18 @@ pub fn process_group() -> u32 {
     getpgrp().as_raw_pid().unsigned_abs()
 }
 
+/// The process group of the process with this number; `NotFound` when there is none.
+pub fn process_group_of(pid: u32) -> io::Result<u32> {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    let group = rustix::process::getpgid(Some(pid.ok_or(io::ErrorKind::NotFound)?));
+    match group {
+        Err(rustix::io::Errno::SRCH) => Err(io::ErrorKind::NotFound.into()),
+        answer => Ok(answer?.as_raw_pid().unsigned_abs()),
+    }
+}
+
 /// Makes this process the leader of a process group of its own.
 pub fn new_process_group() -> io::Result<()> {
     setpgid(None, None)?;

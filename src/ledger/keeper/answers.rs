@@ -1,0 +1,359 @@
+//! One request after the other: read, looked up in the table of roles, answered.
+
+use super::Keeper;
+use super::members::{MemberId, identify};
+use super::roles::{Phase, Role, after, permits};
+use crate::ledger::control::{Cause, Control, State};
+use crate::ledger::header::{halves, joined};
+use crate::ledger::importer::{Permitted, Terms};
+use crate::ledger::table::refusal;
+use crate::ledger::wire::{self, Code, GRANT, Handle, Leaving, Request, Sink, Welcome};
+use crate::ledger::{Refusal, random_id};
+use crate::sys::clock::boottime_ms;
+use crate::sys::process::{Identity, process_group_of};
+use crate::sys::{fault, socket};
+
+/// Who asks.
+#[derive(Clone, Copy)]
+struct Asker {
+    id: MemberId,
+    role: Role,
+    phase: Phase,
+    /// The user the kernel says this very request is from.
+    uid: u32,
+    identity: Identity,
+    slot: u32,
+}
+
+impl Asker {
+    /// Whether it may import what is for `permitted`.
+    //= spec/keeper.md#importer
+    fn may_import(&self, permitted: Permitted) -> bool {
+        let group = || process_group_of(self.identity.pid).ok();
+        permitted.is(self.uid, &self.identity, group)
+    }
+}
+
+impl Keeper {
+    /// Takes one message of a member and answers it. False when the connection is to end.
+    pub(super) fn hear(&mut self, id: MemberId) -> bool {
+        let Some(member) = self.members.get(id) else {
+            return true;
+        };
+        let signed = match socket::recv_signed(&member.socket, &mut self.request) {
+            Ok(signed) => signed,
+            Err(error) => return error.kind() == std::io::ErrorKind::WouldBlock,
+        };
+        let Some(sender) = signed.sender.filter(|_| !signed.cut) else {
+            return false;
+        };
+        let request = std::mem::take(&mut self.request);
+        let goes_on = match request.get(..signed.len).and_then(Request::read) {
+            Some(asked) => self.weigh(id, sender, &asked),
+            None => false,
+        };
+        self.request = request;
+        goes_on
+    }
+
+    /// Asks the table of roles, and does what is permitted.
+    //= spec/keeper.md#violations
+    fn weigh(&mut self, id: MemberId, sender: socket::Peer, asked: &Request<'_>) -> bool {
+        let Some(member) = self.members.get(id) else {
+            return true;
+        };
+        let (role, phase) = (member.role, member.phase);
+        if !permits(role, phase, asked.ask()) {
+            return false;
+        }
+        self.answer.truncate(0);
+        let arrived = match (&member.process, asked) {
+            (None, Request::Hello) => return self.greet(id, sender.pid),
+            // Another process than the one that greeted: a child with its parent's connection.
+            (Some(process), _) if process.identity.pid == sender.pid => {
+                let asker = Asker {
+                    id,
+                    role,
+                    phase,
+                    uid: sender.uid,
+                    identity: process.identity,
+                    slot: process.slot,
+                };
+                match self.fulfil(&asker, asked) {
+                    Some(arrived) => arrived,
+                    None => return false,
+                }
+            }
+            _ => return false,
+        };
+        let Some(member) = self.members.get_mut(id) else {
+            return true;
+        };
+        member.phase = after(role, phase, asked.ask(), arrived);
+        fault::point("keeper.answering");
+        //= spec/keeper.md#back-pressure
+        self.answer.is_empty() || socket::send_now(&member.socket, &self.answer).is_ok()
+    }
+
+    /// The first message: who it is, and what it gets.
+    //= spec/keeper.md#hello
+    fn greet(&mut self, id: MemberId, pid: u32) -> bool {
+        let Some(member) = self.members.get(id) else {
+            return true;
+        };
+        let role = member.role;
+        let Ok((identity, pidfd)) = identify(&member.socket, pid) else {
+            return false;
+        };
+        let word = u64::from(id.generation) << 32 | u64::from(pid);
+        let Ok(Some(slot)) = self.ledger.enroll(&identity, word.max(1)) else {
+            return false;
+        };
+        if self.members.greet(id, identity, pidfd, slot).is_err() {
+            self.ledger.processes().leave(slot);
+            return false;
+        }
+        let welcome = Welcome {
+            role,
+            quota: self.options.quota,
+            key: self.secrets.id(),
+            domain: self.ledger.domain_id(),
+        };
+        welcome.write(&mut self.answer);
+        let Some(member) = self.members.get_mut(id) else {
+            return true;
+        };
+        member.phase = after(role, Phase::New, super::roles::Ask::Hello, 0);
+        // Nothing was sent over it before: there is room.
+        let message = [std::io::IoSlice::new(&self.answer)];
+        let ledger = [self.ledger.mapping().fd()];
+        socket::send_with_fds(&member.socket, &message, &ledger).is_ok()
+    }
+
+    /// Does what is asked and writes the answer: how many contexts have arrived. None when the
+    /// request cannot be.
+    fn fulfil(&mut self, asker: &Asker, asked: &Request<'_>) -> Option<usize> {
+        match asked {
+            Request::Hello => return None,
+            Request::Establish => self.establish(asker),
+            Request::Depart(terms, items) => self.depart(asker, terms, items)?,
+            Request::Open(handle) => self.open(asker, handle),
+            Request::Arrive(items) => return self.arrive(asker, items),
+            Request::End(items) => self.end(asker, items)?,
+            Request::Revoke(id) => {
+                let revoked = self.revoke(id);
+                self.answer.put(&[wire::REVOKED, u8::from(revoked)]);
+            }
+        }
+        Some(0)
+    }
+
+    fn refuse(&mut self, code: Code) {
+        self.answer.put(&[wire::REFUSED, code as u8]);
+    }
+
+    /// Writes handle and key of the next departure of a context that is active at `control`.
+    //= spec/keeper.md#grant
+    fn grant(&mut self, index: u32, control: Control) {
+        let mut grant = [0; GRANT];
+        // An entry at its last epoch departs no more, and needs no key for it.
+        if let Some(next) = control.transit() {
+            let handle = self.secrets.handle(index, next.serial());
+            let (place, key) = grant.split_at_mut(wire::HANDLE);
+            place.copy_from_slice(&handle);
+            key.copy_from_slice(&self.secrets.key(&handle));
+        }
+        self.answer.put(&grant);
+    }
+
+    //= spec/keeper.md#establish
+    fn establish(&mut self, asker: &Asker) {
+        if self.book.charged(asker.id) >= self.options.quota {
+            return self.refuse(Code::Quota);
+        }
+        let Ok(id) = random_id() else {
+            return self.refuse(Code::Full);
+        };
+        self.ledger.processes().hold(asker.slot);
+        let Ok(Some((index, control))) = self.ledger.new_entry(asker.slot, halves(&id), self.near)
+        else {
+            self.ledger.processes().release(asker.slot);
+            return self.refuse(Code::Full);
+        };
+        fault::point("keeper.established");
+        self.near = index;
+        // At most 2^24 entries: it fits.
+        let index = index as u32;
+        self.book.give(index, asker.id, asker.identity.pid);
+        self.answer.put(&[wire::ESTABLISHED]);
+        self.answer.put(&index.to_be_bytes());
+        self.answer.put(&control.0.to_be_bytes());
+        self.answer.put(&id);
+        self.grant(index, control);
+    }
+
+    //= spec/keeper.md#depart
+    fn depart(&mut self, asker: &Asker, terms: &Terms, items: &[u8]) -> Option<()> {
+        let leaving: Vec<Leaving> = wire::leaving(items).collect::<Option<_>>()?;
+        let longest = u64::try_from(self.options.longest_transit.as_millis()).unwrap_or(u64::MAX);
+        let deadline = terms.deadline.min(boottime_ms().saturating_add(longest));
+        self.answer.put(&[wire::DEPARTED]);
+        wire::write_count(&mut self.answer, leaving.len());
+        let mut bundle = None;
+        for (number, one) in leaving.iter().enumerate() {
+            let departed = match number > 0 && bundle.is_none() {
+                // The bundle is sealed with the key of its first member.
+                true => Err(Code::Unknown),
+                false => self.depart_one(asker, one, deadline),
+            };
+            let code = match departed {
+                Ok(departed) => {
+                    if number == 0 && leaving.len() > 1 {
+                        bundle = Some(departed);
+                    }
+                    let terms = (terms.importer, one.cookie);
+                    self.book.send(departed, deadline, terms, bundle);
+                    Code::Done
+                }
+                Err(code) => code,
+            };
+            self.answer.put(&[code as u8]);
+            fault::point("keeper.departed");
+        }
+        Some(())
+    }
+
+    fn depart_one(
+        &mut self,
+        asker: &Asker,
+        one: &Leaving,
+        deadline: u64,
+    ) -> Result<(u32, u64), Code> {
+        let (index, active) = (one.index as usize, Control(one.control));
+        let table = self.ledger.table();
+        if self.book.holder(one.index) != Some(asker.id) {
+            return Err(match table.revoked(index, active) {
+                true => Code::Revoked,
+                false => Code::Ended,
+            });
+        }
+        if active.transit().is_none() {
+            return Err(Code::Epochs);
+        }
+        let transit = table.depart(index, active, deadline).ok_or(Code::Ended)?;
+        self.ledger.processes().release(asker.slot);
+        Ok((one.index, transit.serial()))
+    }
+
+    /// Answers the key of a token or a bundle, and changes nothing.
+    //= spec/keeper.md#open
+    fn open(&mut self, asker: &Asker, handle: &Handle) {
+        match self.opened(asker, handle) {
+            Ok(()) => {
+                let key = self.secrets.key(handle);
+                self.answer.put(&[wire::OPENED]);
+                self.answer.put(&key);
+            }
+            Err(refusal) => self.refuse((&refusal).into()),
+        }
+    }
+
+    fn opened(&self, asker: &Asker, handle: &Handle) -> Result<(), Refusal> {
+        let departed = self.secrets.departure(handle).ok_or(Refusal::Key)?;
+        let (index, epoch) = departed;
+        let permitted = match self.book.bundle(departed) {
+            Some(permitted) => permitted,
+            None => {
+                let found = self.ledger.table().control(index as usize);
+                let found = found.ok_or(Refusal::Unknown)?;
+                if Control::arriving(epoch) != Some(found) {
+                    return Err(refusal(found, true, epoch));
+                }
+                self.book.terms(index).ok_or(Refusal::Unknown)?.0
+            }
+        };
+        match asker.may_import(permitted) {
+            true => Ok(()),
+            false => Err(Refusal::Importer),
+        }
+    }
+
+    //= spec/keeper.md#arrive
+    fn arrive(&mut self, asker: &Asker, items: &[u8]) -> Option<usize> {
+        let items: Vec<_> = wire::arriving(items).collect::<Option<_>>()?;
+        if asker.role == Role::Session && asker.phase == Phase::Ready && items.len() > 1 {
+            return None;
+        }
+        self.answer.put(&[wire::ARRIVED]);
+        wire::write_count(&mut self.answer, items.len());
+        let mut arrived = 0;
+        for one in items {
+            match self.arrive_one(asker, &one) {
+                Ok(control) => {
+                    arrived += 1;
+                    self.book.give(one.index, asker.id, asker.identity.pid);
+                    self.answer.put(&[Code::Done as u8]);
+                    self.answer.put(&control.0.to_be_bytes());
+                    self.grant(one.index, control);
+                }
+                Err(code) => {
+                    self.answer.put(&[code as u8]);
+                    self.answer.put(&[0; 8 + GRANT]);
+                }
+            }
+            fault::point("keeper.arrived");
+        }
+        Some(arrived)
+    }
+
+    fn arrive_one(&mut self, asker: &Asker, one: &wire::Arriving) -> Result<Control, Code> {
+        let table = self.ledger.table();
+        let index = one.index as usize;
+        let found = table.control(index).ok_or(Code::Unknown)?;
+        let same = table.id(index).map(joined) == Some(one.id);
+        if !same || Control::arriving(one.epoch) != Some(found) {
+            return Err((&refusal(found, same, one.epoch)).into());
+        }
+        let (permitted, cookie) = self.book.terms(one.index).ok_or(Code::Unknown)?;
+        if !asker.may_import(permitted) {
+            return Err(Code::Importer);
+        }
+        if cookie.is_some() && cookie != one.cookie {
+            return Err(Code::Socket);
+        }
+        // Who imports what it exported itself has paid for it.
+        let paid = u32::from(self.book.payer(one.index) == Some(asker.id));
+        if self.book.charged(asker.id) - paid >= self.options.quota {
+            return Err(Code::Quota);
+        }
+        self.ledger.processes().hold(asker.slot);
+        let now = boottime_ms();
+        match table.arrive(index, halves(&one.id), one.epoch, asker.slot, now) {
+            Ok(control) => Ok(control),
+            Err(refusal) => {
+                self.ledger.processes().release(asker.slot);
+                if table.control(index).map(Control::state) != Some(State::Transit) {
+                    // Its deadline came just now.
+                    self.ended(one.index);
+                }
+                Err((&refusal).into())
+            }
+        }
+    }
+
+    /// Ends contexts; nobody waits for an answer.
+    //= spec/keeper.md#end
+    fn end(&mut self, asker: &Asker, items: &[u8]) -> Option<()> {
+        for item in wire::ending(items) {
+            let (index, control) = item?;
+            let table = self.ledger.table();
+            // What was revoked meanwhile has ended before.
+            if self.book.holder(index) == Some(asker.id)
+                && table.over(index as usize, Control(control), Cause::Closed)
+            {
+                self.ended(index);
+            }
+        }
+        Some(())
+    }
+}
