@@ -11,8 +11,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use baton::context::Context;
-use baton::establish::{Finished, Framing, Initiator, InitiatorConfig, Step};
+use baton::cred::{InitiatorCredential, Password};
+use baton::establish::{
+    Attempt, Finished, Framing, Initiator, InitiatorConfig, Step, TOKEN_LIMIT, Tokens, Verdict,
+};
+use baton::exit::UserData;
 use baton::ledger::Domain;
+use baton::message::Message;
 use baton::port::{Amount, Attribute, Code, Live, Operation, Port, Session, SessionState};
 use baton::record::{Read as Got, Record};
 use baton::status::Minor;
@@ -272,4 +277,77 @@ fn a_session_gives_up_its_context_alive_to_be_exported() {
     (&theirs).read_to_end(&mut heard).unwrap();
     context.feed(&heard).unwrap();
     assert_eq!(context.read(&mut buffer).unwrap(), Got::Data(17));
+}
+
+/// An initiator with a password, in message framing over a blocking socket. Whether it was let in.
+fn with_password(place: &Place, mut socket: &UnixStream, text: &str) -> bool {
+    let password = Password::new("ada", text).unwrap();
+    let config = InitiatorConfig::builder(place.authority.anchors())
+        .credential(InitiatorCredential::from_password(password))
+        .build();
+    let mut side = Initiator::<Message>::new(Arc::new(config.unwrap()), target()).unwrap();
+    let (mut tokens, mut token) = (Tokens::new(TOKEN_LIMIT), Vec::new());
+    loop {
+        match side.step(&token) {
+            Ok(Step::Continue { next, output }) => {
+                socket.write_all(&Tokens::frame(&output)).unwrap();
+                side = next;
+            }
+            Ok(Step::Done { .. }) => return true,
+            Ok(Step::Password(_)) | Err(_) => return false,
+        }
+        token = loop {
+            let mut heard = [0; 4096];
+            let count = socket.read(&mut heard).unwrap();
+            if count == 0 {
+                return false;
+            }
+            if let Some(token) = tokens.next(&mut &heard[..count]).unwrap() {
+                break token;
+            }
+        };
+    }
+}
+
+//= proves spec/port.md#handshake E2
+#[test]
+fn passwords_are_asked_for_and_a_panic_among_them_is_a_refusal() {
+    let (port, place) = (Port::new().unwrap(), Place::new());
+    let passwords = |attempt: &Attempt<'_>| {
+        assert_ne!(attempt.password, "tripping");
+        let mut user = UserData::default();
+        user.set_user_name(attempt.user).unwrap();
+        match attempt.password {
+            "right" => Verdict::Accept(user),
+            _ => Verdict::Deny,
+        }
+    };
+    let framing = Attribute::Framing(Some(Framing::Message));
+    let passwords = Attribute::Passwords(Arc::new(passwords), 1);
+    let environment = place.environment(&port, vec![framing, passwords]);
+    for (text, expected) in [
+        ("right", None),
+        ("wrong", Some(Code::HandshakeFailed)),
+        ("tripping", Some(Code::HandshakeFailed)),
+        ("right", None),
+    ] {
+        let (ours, theirs) = sockets();
+        let session = Session::open(&environment).unwrap();
+        session.start_handshake(ours, 1).unwrap();
+        assert_eq!(
+            with_password(&place, &theirs, text),
+            expected.is_none(),
+            "{text}"
+        );
+        let done = next(&port);
+        assert_eq!(code(&done), expected, "{text}");
+        assert!(
+            !format!("{done:?}").contains(text),
+            "no password in an error"
+        );
+        if expected.is_none() {
+            let named = session.facts(|facts| facts.initiator_name.is_some());
+            assert!(named.unwrap());
+        }
+    }
 }

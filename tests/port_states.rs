@@ -4,6 +4,7 @@
 
 mod portside;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -451,4 +452,29 @@ fn an_environment_has_as_many_sessions_as_it_may() {
     let third = Session::open(&environment).unwrap();
     drop((second, third));
     assert_eq!(environment.sessions(), 0);
+}
+
+//= proves spec/port.md#session-states E4
+#[test]
+fn a_connection_that_lingers_counts_as_its_session() {
+    let (port, place) = (Port::with_drivers(0).unwrap(), Place::new());
+    let environment = place.environment(&port, vec![Attribute::SessionLimit(1)]);
+    let session = Session::open(&environment).unwrap();
+    let (ours, mut theirs) = sockets();
+    theirs.write_all(b"GET / HTTP/1.0").unwrap();
+    session.start_handshake(ours, 1).unwrap();
+    while session.state() == SessionState::Handshaking {
+        port.drive(Some(PATIENCE)).unwrap();
+    }
+    assert_eq!(code(&next(&port)), Some(Code::HandshakeFailed));
+    session.close().unwrap();
+    drop(session);
+    // Its alert has not been taken, and nobody drives: it lingers.
+    assert_eq!(environment.sessions(), 1);
+    assert_eq!(refused(Session::open(&environment)), Code::SessionsFull);
+    drop(theirs);
+    while environment.sessions() > 0 {
+        port.drive(Some(PATIENCE)).unwrap();
+    }
+    Session::open(&environment).unwrap();
 }

@@ -116,6 +116,7 @@ impl Connection {
             None => again,
         };
         self.arm();
+        self.leave(common);
         again
     }
 
@@ -416,7 +417,15 @@ impl Connection {
             }
             _ => {}
         }
-        if core::mem::take(&mut self.counted) {
+        self.leave(common);
+    }
+
+    /// Counts the session out, once it is closed and its connection too: what lingers counts, so
+    /// that connections are bounded as sessions are.
+    //= spec/port.md#session-states
+    pub(super) fn leave(&mut self, common: &Common) {
+        if self.state == SessionState::Closed && self.link.is_none() && self.counted {
+            self.counted = false;
             common.environment.leave();
         }
     }
@@ -493,6 +502,7 @@ impl Connection {
             self.dismiss();
         }
         self.arm();
+        self.leave(common);
     }
 
     /// Sees to it that the driver looks when something is due: at most one timer a session.

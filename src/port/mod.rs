@@ -69,8 +69,9 @@
 //! that starts it, so that sealing and opening is spread over the workers.
 //!
 //! Callbacks (validation, passwords) run in the middle of a handshake, on a driver's thread and
-//! under their session's lock: while one takes its time its driver does nothing else. They
-//! must not use the port and its sessions.
+//! under their session's lock: while one takes its time its driver does nothing else. They, and
+//! the resolver, must not use the port, its environments and its sessions. A panic in one is a
+//! refusal.
 //!
 //! # In a forked process
 //! A port stays with the process that made it: its threads are there, and its epoll instance is

@@ -357,8 +357,7 @@ impl Session {
             unsent,
         };
         connection.state = SessionState::Closed;
-        connection.counted = false;
-        core.common.environment.leave();
+        connection.leave(&core.common);
         Ok(parts)
     }
 
@@ -504,6 +503,16 @@ impl Core {
             SessionState::Failed | SessionState::Closed
         ) {
             connection.dismiss();
+        }
+        connection.leave(&self.common);
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // One that lingered when its port was destroyed.
+        if self.common.environment.port.here().is_ok() && self.connection().counted {
+            self.common.environment.leave();
         }
     }
 }
