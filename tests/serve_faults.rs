@@ -285,3 +285,24 @@ fn nothing_is_left_of_many_sessions() {
         "{log:#?}"
     );
 }
+
+/// A server that waits for its last sessions waits: it does not turn.
+//= proves spec/processes.md#stop
+#[test]
+fn a_stopping_server_uses_no_processor() {
+    let serving = Serving::start::<&str>(&[]);
+    let mut talking = Talking::start(serving.connect(&[]));
+    serving.log.wait_for("runs it");
+    serving.signal(Signal::TERM);
+    serving.log.wait_for("stopping: ");
+    serving.log.wait_for("handshaker: process ");
+    let (before, start) = (ticks(serving.process()), std::time::Instant::now());
+    while start.elapsed() < std::time::Duration::from_millis(600) {
+        talking.say("still here\n");
+        assert_eq!(talking.hear(), "still here\n");
+    }
+    // 60 hundredths of a second have gone by.
+    let spent = ticks(serving.process()) - before;
+    assert!(spent < 6, "{spent}");
+    assert!(talking.finish().success());
+}

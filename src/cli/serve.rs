@@ -98,7 +98,10 @@ fn serve(options: &Serve, arguments: &Serve, given: &BTreeSet<String>) -> Result
         log::line(format_args!("this process can be dumped: {error}"));
     }
     // Made, or renewed, before anything else; only the handshaker reads the private key for use.
-    let identity = identity(options)?;
+    let mut identity = identity(options)?;
+    if let Some((identity, _)) = &mut identity {
+        identity.forget_key();
+    }
     let server = Server::open(Plan {
         listen: options.listen,
         terms: terms(options),

@@ -123,8 +123,6 @@ const ALWAYS: &[libc::c_long] = &[
     libc::SYS_setsockopt,
     libc::SYS_getsockname,
     libc::SYS_getpeername,
-    libc::SYS_fcntl,
-    libc::SYS_ioctl,
     libc::SYS_fstat,
     libc::SYS_newfstatat,
     libc::SYS_statx,
@@ -161,7 +159,6 @@ const ALWAYS: &[libc::c_long] = &[
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
     libc::SYS_restart_syscall,
     libc::SYS_sched_yield,
     libc::SYS_exit,
@@ -183,7 +180,6 @@ const OF_ZYGOTE: &[libc::c_long] = &[
     libc::SYS_pipe2,
     libc::SYS_setpgid,
     libc::SYS_set_robust_list,
-    libc::SYS_prctl,
 ];
 
 /// What a test build's fault points do.
@@ -219,8 +215,24 @@ fn filter(role: Role, needs_proc: bool) -> Result<BpfProgram, Refused> {
             vec![without(0, NAMESPACES).map_err(&refused)?],
         );
     }
+    let only = |argument, values: &[u64]| {
+        let is = |value| exactly(argument, value);
+        values
+            .iter()
+            .copied()
+            .map(is)
+            .collect::<Result<Vec<_>, _>>()
+    };
+    rules.insert(
+        libc::SYS_fcntl,
+        only(1, &ABOUT_DESCRIPTORS).map_err(&refused)?,
+    );
+    rules.insert(libc::SYS_ioctl, only(1, &ON_DESCRIPTORS).map_err(&refused)?);
     if needs_proc {
-        rules.insert(libc::SYS_openat, Vec::new());
+        rules.insert(
+            libc::SYS_openat,
+            vec![without(2, WRITING).map_err(&refused)?],
+        );
     }
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(&refused)?;
     let otherwise = SeccompAction::Errno(libc::EPERM.unsigned_abs());
@@ -228,6 +240,22 @@ fn filter(role: Role, needs_proc: bool) -> Result<BpfProgram, Refused> {
         .and_then(BpfProgram::try_from)
         .map_err(&refused)
 }
+
+/// What `fcntl` may do: nothing that has a signal sent, or a file locked.
+const ABOUT_DESCRIPTORS: [u64; 6] = [
+    libc::F_GETFD as u64,
+    libc::F_SETFD as u64,
+    libc::F_GETFL as u64,
+    libc::F_SETFL as u64,
+    libc::F_DUPFD_CLOEXEC as u64,
+    libc::F_GET_SEALS as u64,
+];
+
+/// What `ioctl` may do: nothing to a terminal.
+const ON_DESCRIPTORS: [u64; 2] = [libc::FIONBIO, libc::FIOCLEX];
+
+/// What `openat` may not be asked for.
+const WRITING: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u64;
 
 /// Every kind of namespace that `clone` makes.
 const NAMESPACES: u64 = (libc::CLONE_NEWNS
@@ -237,6 +265,13 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u64;
+
+/// A call whose argument is `value`.
+fn exactly(argument: u8, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
+    let equal = SeccompCmpOp::Eq;
+    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, equal, value)?;
+    SeccompRule::new(vec![condition])
+}
 
 /// A call whose argument has none of `bits`.
 fn without(argument: u8, bits: u64) -> Result<SeccompRule, seccompiler::BackendError> {

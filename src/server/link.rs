@@ -11,6 +11,7 @@ use rustix::event::epoll::EventFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::session::log;
 use crate::sys::socket;
 
 use super::poller::Poller;
@@ -131,6 +132,11 @@ impl Link {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 return Err(Broken::Gone);
             }
+            Err(error) if error.kind() == io::ErrorKind::Other => {
+                // No descriptor was left to receive it with: that message is lost, and no more.
+                log::line(format_args!("a message between processes is lost: {error}"));
+                return Ok(None);
+            }
             answer => answer.map_err(Broken::System)?,
         };
         if received.len == 0 {
@@ -139,10 +145,14 @@ impl Link {
         if received.truncated {
             return Err(Broken::Garbage);
         }
-        match postcard::take_from_bytes(&self.buffer[..received.len]) {
+        let bytes = &mut self.buffer[..received.len];
+        let message = match postcard::take_from_bytes(bytes) {
             Ok((message, [])) => Ok(Some((message, fds))),
             _ => Err(Broken::Garbage),
-        }
+        };
+        // A process that is forked from this one is not to find it.
+        bytes.fill(0);
+        message
     }
 
     /// Waits under `key`, for messages and, where some wait, for room.

@@ -25,6 +25,8 @@ use crate::session::report::{Ending, Next, Report, Reports};
 use super::poller::Poller;
 use super::telling::FromHandshaker;
 
+/// Reports of one session that are read in one turn, so that none holds up the others.
+const AT_ONCE: usize = 64;
 /// Processes that are tried for one session before it is given up.
 const ATTEMPTS: u32 = 3;
 
@@ -81,6 +83,10 @@ struct Entry {
     first: First,
     /// The process that runs it, as far as is known.
     process: u32,
+    /// The first that said it runs it; 0 before.
+    leader: u32,
+    /// A command was started.
+    has_command: bool,
     /// The connection, until a process has imported it.
     pending: Option<Pending>,
     /// No process holds the other end of the reports.
@@ -146,6 +152,8 @@ impl Sessions {
             reports,
             first: First::Ordered,
             process: 0,
+            leader: 0,
+            has_command: false,
             pending: Some(pending),
             gone: false,
             ending: None,
@@ -243,29 +251,44 @@ impl Sessions {
             return;
         };
         let session = entry.session;
-        loop {
+        for _ in 0..AT_ONCE {
             match entry.reports.next() {
                 Next::Report(Report::Running { process, .. }) => {
-                    entry.process = process;
-                    // The first is entered by whoever waits for it.
                     match entry.pending.take() {
-                        Some(pending) => pending.introduction.log_started(process),
-                        None => drop(self.processes.insert(process, key)),
+                        // The first is entered by whoever waits for it.
+                        Some(pending) => {
+                            entry.leader = process;
+                            pending.introduction.log_started(process);
+                        }
+                        None => {
+                            // One a session, and never another session's, whatever it claims.
+                            if entry.process != entry.first.process()
+                                && self.processes.get(&entry.process) == Some(&key)
+                            {
+                                self.processes.remove(&entry.process);
+                            }
+                            self.processes.entry(process).or_insert(key);
+                        }
                     }
+                    entry.process = process;
                 }
-                Next::Report(Report::Command { process }) => {
+                Next::Report(Report::Command { process }) if !entry.has_command => {
+                    entry.has_command = true;
                     self.commands.insert(
                         process,
                         Command {
                             session,
-                            group: entry.first.process(),
+                            group: entry.group(),
                         },
                     );
                 }
                 Next::Report(Report::Ended(ending)) => entry.ending = Some(ending),
-                Next::Garbage => log::of_session(session, format_args!(": a report is garbage")),
                 Next::Nothing => return,
-                Next::Gone => {
+                found @ (Next::Garbage | Next::Report(_) | Next::Gone) => {
+                    if !matches!(found, Next::Gone) {
+                        // It is heard no more, and over when its process is.
+                        log::of_session(session, format_args!(": a report is garbage"));
+                    }
                     poller.remove(&entry.reports);
                     entry.gone = true;
                     return;
@@ -309,7 +332,9 @@ impl Sessions {
             }
             if let Some(mut entry) = self.entries.remove(&key) {
                 entry.tell();
-                self.processes.remove(&entry.process);
+                if self.processes.get(&entry.process) == Some(&key) {
+                    self.processes.remove(&entry.process);
+                }
                 self.keys.remove(&entry.session);
             }
         }
@@ -342,7 +367,7 @@ impl Sessions {
 
     /// Sends `signal` to every process of every session, and to the commands that are left.
     pub(super) fn kill(&self, signal: Signal) {
-        let groups = self.entries.values().map(|entry| entry.first.process());
+        let groups = self.entries.values().map(Entry::group);
         for group in groups.chain(self.commands.values().map(|command| command.group)) {
             // One that has just ended is no error.
             let _ = i32::try_from(group)
@@ -363,6 +388,19 @@ fn is_reaped(process: u32) -> bool {
 }
 
 impl Entry {
+    /// Its process group, which has the number of its first process; 0 when there is none to be
+    /// sure of.
+    fn group(&self) -> u32 {
+        match self.first.process() {
+            0 if self.leader > 1 => {
+                let leads = |pid: Pid| rustix::process::getpgid(Some(pid)) == Ok(pid);
+                let leader = i32::try_from(self.leader).ok().and_then(Pid::from_raw);
+                leader.filter(|pid| leads(*pid)).map_or(0, |_| self.leader)
+            }
+            process => process,
+        }
+    }
+
     /// Whether no process of it is left.
     fn is_over(&self) -> bool {
         let first_is_over = match self.first {
@@ -443,3 +481,6 @@ impl fmt::Display for Died {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,8 @@
 
 mod handshakers;
 
+use handshakers::Which;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
@@ -30,6 +32,7 @@ use super::confine;
 use super::handshaker::Handshaker;
 use super::link::Link;
 use super::poller::{Keys, Poller, Ready};
+use super::reception::MOST_HANDSHAKES;
 use super::sessions::{Pending, Sessions};
 use super::subprocess::{Next, Subprocess};
 use super::telling::{FromHandshaker, FromZygote, ToHandshaker, ToZygote};
@@ -40,6 +43,8 @@ use super::{Error, Reload, Server, Terms};
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How long they then have to obey.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
+/// Messages of one process that are heard in one turn, so that nobody holds up the others.
+const AT_ONCE: usize = 64;
 /// When a session for which there was no process is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -186,6 +191,10 @@ impl Supervisor {
             Stopping::No => None,
             Stopping::Waiting(until) | Stopping::Told(until) => Some(until),
         };
+        if !matches!(self.stopping, Stopping::No) {
+            // Nobody who ends now is replaced.
+            return stop.into_iter().chain(self.retry).min();
+        }
         let subprocesses = [self.zygote.due(), self.handshaker.due()];
         subprocesses
             .into_iter()
@@ -242,14 +251,25 @@ impl Supervisor {
     /// Waits for the children that have ended: the other processes of the server, and what sessions
     /// have left behind.
     fn reap(&mut self) {
+        // What they have sent before they ended is as good as before.
+        self.hear_zygote();
+        for which in [Which::Present, Which::Candidate, Which::Retiring] {
+            self.hear(which);
+        }
         let next = || rustix::io::retry_on_intr(|| wait(WaitOptions::NOHANG));
         while let Ok(Some((pid, status))) = next() {
             let process = pid.as_raw_pid().unsigned_abs();
             if self.zygote.has_ended(process, &self.poller) {
                 self.sessions.zygote_ended();
             } else if !self.handshaker.has_ended(process, &self.poller) {
-                self.candidate
-                    .take_if(|(candidate, _)| candidate.has_ended(process, &self.poller));
+                let poller = &self.poller;
+                let ended = self
+                    .candidate
+                    .as_mut()
+                    .is_some_and(|(one, _)| one.has_ended(process, poller));
+                if ended {
+                    self.keep_old_terms(1);
+                }
                 self.retiring
                     .take_if(|(retiring, _)| retiring.has_ended(process, &self.poller));
             }
@@ -269,6 +289,13 @@ impl Supervisor {
                 let _ = rustix::net::shutdown(&self.listener, Shutdown::Read);
                 self.handshaker.send(&ToHandshaker::Stop, Vec::new());
                 self.unstarted.clear();
+                for one in [
+                    self.candidate.take().map(|(one, _)| one),
+                    self.retiring.take().map(|(one, _)| one),
+                ] {
+                    one.into_iter().for_each(|mut one| one.retire(&self.poller));
+                }
+                self.fork_due = false;
                 log::line(format_args!(
                     "stopping: no new connections; {sessions} sessions have {} seconds",
                     STOP_LIMIT.as_secs()
@@ -300,7 +327,9 @@ impl Supervisor {
     /// Has a process started for a session. What cannot be started now is kept for later.
     fn begin(&mut self, pending: Pending) {
         let stopping = !matches!(self.stopping, Stopping::No);
-        if stopping {
+        // More than a handshaker that obeys can deliver, or what it may not: an identifier twice.
+        let beyond = self.unstarted.len() > 2 * MOST_HANDSHAKES;
+        if stopping || beyond || self.sessions.is_running(&pending) {
             // Its connection closes; its context ends when the ledger is swept.
             return;
         }
@@ -347,7 +376,7 @@ impl Supervisor {
     /// Answers whether something may be over.
     fn hear_zygote(&mut self) -> bool {
         let mut settle = false;
-        loop {
+        for _ in 0..AT_ONCE {
             match self.zygote.next::<FromZygote>() {
                 Next::Nothing => return settle,
                 Next::Broken(broken) => {
@@ -378,6 +407,7 @@ impl Supervisor {
                 },
             }
         }
+        settle
     }
 
     /// Starts what could not be started before, when its time or a place has come.

@@ -102,6 +102,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Forgets the server's private key: what is forked from now on has no copy of it.
+    pub fn forget_key(&mut self) {
+        crate::sys::scrub::wipe(&mut self.server_key);
+        self.server_key.clear();
+    }
+
     /// Loads the identity from `state`, and makes or renews it first where that is due at `now`
     /// (seconds of the Unix epoch).
     pub fn ensure(state: &Folder, now: u64) -> Result<(Self, Origin), Error> {
@@ -159,6 +165,8 @@ impl Identity {
     }
 
     /// The server's private key, PEM (PKCS #8).
+    ///
+    /// Empty after [`Identity::forget_key`].
     pub fn server_key(&self) -> &[u8] {
         &self.server_key
     }

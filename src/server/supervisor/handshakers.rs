@@ -10,7 +10,7 @@ use super::super::reception::HANDSHAKE_LIMIT;
 use super::super::sessions::Pending;
 use super::super::subprocess::{Next, Subprocess};
 use super::super::telling::{FromHandshaker, ToHandshaker};
-use super::Supervisor;
+use super::{AT_ONCE, Supervisor};
 
 /// Which of the handshakers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Supervisor {
     }
 
     pub(super) fn hear(&mut self, which: Which) {
-        loop {
+        for _ in 0..AT_ONCE {
             let one = match which {
                 Which::Present => Some(&mut self.handshaker),
                 Which::Candidate => self.candidate.as_mut().map(|(one, _)| one),
@@ -55,7 +55,8 @@ impl Supervisor {
                     if which == Which::Candidate {
                         return self.keep_old_terms(1);
                     }
-                    continue;
+                    // It has nothing more to say.
+                    Broken::Gone
                 }
                 Next::Message(message, fds) => match Pending::delivered(message, fds) {
                     Some(pending) if !self.sessions.is_running(&pending) => {
@@ -116,6 +117,8 @@ impl Supervisor {
         let Some((candidate, terms)) = self.candidate.take() else {
             return;
         };
+        // What waited for room may have it now.
+        self.retry = Some(Instant::now());
         let (kind, hops) = (&self.terms.kind, &self.terms.hops);
         if *kind != terms.kind || *hops != terms.hops {
             // Its successor starts what begins from then on; what it was told to start, it starts.
