@@ -48,7 +48,7 @@ use std::time::Duration;
 use crate::codec::Framing;
 use crate::context::{Context, Parts};
 use crate::flags::Flags;
-use crate::ledger::{Arriving, Departure, Domain, NotDeparted, Terms};
+use crate::ledger::{Arriving, ContextId, Departure, Domain, NotDeparted, Terms};
 use crate::secret::{Depth, Scratch, scrubbed};
 use crate::status::{Minor, Status};
 use crate::sys::{clock, fault, socket};
@@ -266,8 +266,27 @@ fn open_and_activate<F: Framing>(
     if rest.iter().any(|byte| *byte != 0) {
         return Err(Minor::TokenState.into());
     }
-    let mut activated = activate(domain, vec![(binding, parts)]);
-    activated.pop().ok_or(Minor::System)?
+    if domain.is_kept() {
+        let mut activated = activate(domain, vec![(binding, parts)]);
+        return activated.pop().ok_or(Minor::System)?;
+    }
+    let Departure { index, id, epoch } = binding.departure();
+    if fault::fail("import.resumed") {
+        return Err(Minor::Injected.into());
+    }
+    arrived(domain, (index, id, epoch), parts)
+}
+
+/// The one step of an import into a domain that is not kept.
+fn arrived<F: Framing>(
+    domain: &Domain,
+    (index, id, epoch): (u32, ContextId, u64),
+    parts: Parts<F>,
+) -> Result<Context<F>, Status> {
+    let claim = domain.ledger().arrive(index, &id, epoch);
+    let claim = claim.map_err(|refusal| Status::from(&refusal))?;
+    fault::point("import.claimed");
+    Ok(parts.claimed(id, claim, domain.clone()))
 }
 
 /// The last steps of an import: everything that can fail for another reason has passed. What each
@@ -276,8 +295,20 @@ fn activate<F: Framing>(
     domain: &Domain,
     all: Vec<(Binding, Parts<F>)>,
 ) -> Vec<Result<Context<F>, Status>> {
-    let here = |binding: &Binding| {
+    if fault::fail("import.resumed") {
+        return all.iter().map(|_| Err(Minor::Injected.into())).collect();
+    }
+    let place = |binding: &Binding| {
         let Departure { index, id, epoch } = binding.departure();
+        (index, id, epoch)
+    };
+    if !domain.is_kept() {
+        let one = |(binding, parts)| arrived(domain, place(&binding), parts);
+        return all.into_iter().map(one).collect();
+    }
+    // In a kept domain all arrive by one request.
+    let arriving = |(binding, _): &(Binding, Parts<F>)| {
+        let (index, id, epoch) = place(binding);
         Arriving {
             index,
             id,
@@ -285,22 +316,11 @@ fn activate<F: Framing>(
             cookie: binding.cookie,
         }
     };
-    let arriving: Vec<Arriving> = all.iter().map(|(binding, _)| here(binding)).collect();
-    if fault::fail("import.resumed") {
-        return all.iter().map(|_| Err(Minor::Injected.into())).collect();
-    }
-    let ledger = domain.ledger();
-    // In a kept domain all arrive by one request; elsewhere one after the other.
-    let mut claims = match domain.is_kept() {
-        true => ledger.arrive_all(&arriving),
-        false => Vec::new(),
-    }
-    .into_iter();
-    let activated = all.into_iter().zip(&arriving).map(|((_, parts), one)| {
-        let claim = claims
-            .next()
-            .unwrap_or_else(|| ledger.arrive(one.index, &one.id, one.epoch))
-            .map_err(|refusal| Status::from(&refusal))?;
+    let arriving: Vec<Arriving> = all.iter().map(arriving).collect();
+    let claims = domain.ledger().arrive_all(&arriving);
+    let both = all.into_iter().zip(claims).zip(&arriving);
+    let activated = both.map(|(((_, parts), claim), one)| {
+        let claim = claim.map_err(|refusal| Status::from(&refusal))?;
         fault::point("import.claimed");
         Ok(parts.claimed(one.id, claim, domain.clone()))
     });
