@@ -11,24 +11,24 @@
     clippy::panic
 )]
 
+mod connections;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::hint::black_box;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use baton::context::Context;
 use baton::crypto;
 use baton::ledger::Domain;
 use baton::message::Message;
 use baton::record::Record;
-use baton::sys::process::{self, Child, Signal};
+use baton::sys::process::{self, Signal};
 use baton::sys::socket;
 use baton::transfer::{Export, MAX_MEMBERS, Parcel, Receiver, Sender, bundle, import};
-use rustix::net::sockopt::set_socket_linger;
+use connections::{Far, connections};
 use rustix::process::set_parent_process_death_signal;
 use support::{Talk, forked, pair};
 
@@ -177,46 +177,6 @@ fn moves() {
         median(singles)
     );
     println!("figure: bundle_over_bare = {:.2} ratio", median(ratios));
-}
-
-/// To one address the kernel looks for a free port among half of them first, for long.
-const LISTENERS: usize = 8;
-
-/// Live contexts with connected sockets, and who holds the far ends: a process of its own, so
-/// that no process needs descriptors for both ends.
-fn connections(domain: &Domain, count: usize) -> (Vec<(Context<Record>, OwnedFd)>, Far) {
-    let listeners: Vec<_> = (0..LISTENERS)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let far = Far(forked(|| {
-        set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
-        let connect = |number: usize| {
-            let address = listeners[number % LISTENERS].local_addr().unwrap();
-            let socket = TcpStream::connect(address).unwrap();
-            // Closed, it leaves nothing behind that would slow down the next connections.
-            set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
-            socket
-        };
-        let _sockets: Vec<_> = (0..count).map(connect).collect();
-        loop {
-            std::thread::park();
-        }
-    }));
-    // All are accepted before the first handshake: a full queue would hold them up for seconds.
-    let accept = |number: usize| OwnedFd::from(listeners[number % LISTENERS].accept().unwrap().0);
-    let accepted: Vec<_> = (0..count).map(accept).collect();
-    let establish = |socket| (pair::<Record>(domain).0, socket);
-    (accepted.into_iter().map(establish).collect(), far)
-}
-
-/// The process that holds the far ends, until this is dropped.
-struct Far(Child);
-
-impl Drop for Far {
-    fn drop(&mut self) {
-        self.0.kill(Signal::KILL).unwrap();
-        self.0.wait().unwrap();
-    }
 }
 
 /// Seconds from the first export until the child has every context active. The child is there

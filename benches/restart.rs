@@ -14,6 +14,7 @@
 mod connection;
 #[path = "../examples/hot_restart/server.rs"]
 mod server;
+mod connections;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -34,21 +35,19 @@ use baton::ledger::Domain;
 use baton::name::Name;
 use baton::record::{Read as Fed, Record};
 use baton::succession::{Heard, Offer, Patience, Predecessor, Program, Successor, Told};
-use baton::sys::process::{self, Child, Signal};
+use baton::sys::process::{self, Signal};
 use baton::transfer::{Laden, Luggage, MAX_MEMBERS};
+use connections::connections;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::set_socket_linger;
-use rustix::process::{Pid, kill_process, kill_process_group, set_parent_process_death_signal};
-use support::{forked, identity, pair};
+use rustix::process::{Pid, kill_process, kill_process_group};
+use support::identity;
 
 #[global_allocator]
 static ALLOCATOR: baton::sys::alloc::WipingAllocator = baton::sys::alloc::WipingAllocator;
 
 /// What this program is to be, when it is not the bench.
 const ROLE: &str = "BATON_BENCH_ROLE";
-/// To one address the kernel looks for a free port among half of them first, for long.
-const LISTENERS: usize = 8;
-
 fn quick() -> bool {
     std::env::var_os("BATON_BENCH_QUICK").is_some()
 }
@@ -170,42 +169,6 @@ fn receive() {
             Told::Over { .. } => process::exit_now(0),
             Told::Nothing | Told::Accept => {}
         }
-    }
-}
-
-/// Live contexts with connected sockets, and who holds the far ends: a process of its own, so
-/// that no process needs descriptors for both ends.
-fn connections(domain: &Domain, count: usize) -> (Vec<(Context<Record>, OwnedFd)>, Far) {
-    let listeners: Vec<_> = (0..LISTENERS)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let far = Far(forked(|| {
-        set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
-        let connect = |number: usize| {
-            let address = listeners[number % LISTENERS].local_addr().unwrap();
-            let socket = TcpStream::connect(address).unwrap();
-            // Closed, it leaves nothing behind that would slow down the next connections.
-            set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
-            socket
-        };
-        let _sockets: Vec<_> = (0..count).map(connect).collect();
-        loop {
-            std::thread::park();
-        }
-    }));
-    let accept = |number: usize| OwnedFd::from(listeners[number % LISTENERS].accept().unwrap().0);
-    let accepted: Vec<_> = (0..count).map(accept).collect();
-    let establish = |socket| (pair::<Record>(domain).0, socket);
-    (accepted.into_iter().map(establish).collect(), far)
-}
-
-/// The process that holds the far ends, until this is dropped.
-struct Far(Child);
-
-impl Drop for Far {
-    fn drop(&mut self) {
-        self.0.kill(Signal::KILL).unwrap();
-        self.0.wait().unwrap();
     }
 }
 

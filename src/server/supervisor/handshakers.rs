@@ -90,6 +90,10 @@ impl Supervisor {
     pub(super) fn reload(&mut self) {
         match self.reload.as_mut().map(|reload| reload()) {
             Some(Ok(terms)) => {
+                if let Some((mut earlier, _)) = self.candidate.take() {
+                    // What was asked for last counts.
+                    earlier.retire(&self.poller);
+                }
                 self.candidate = Some((Subprocess::new("handshaker"), terms));
                 self.fork_due = true;
             }
