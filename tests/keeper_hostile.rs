@@ -19,7 +19,7 @@ use baton::status::{Major, Minor};
 use baton::sys::memory::Mapping;
 use baton::sys::process::{self, Fork, fork};
 use baton::sys::socket;
-use baton::transfer::{Export, PublicHeader, import};
+use baton::transfer::{Export, PublicHeader, bundle, import, unbundle};
 use keeping::Keeping;
 use rustix::fs::{FallocateFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate};
 use support::{in_child, pair, talk};
@@ -117,7 +117,9 @@ fn nobody_but_the_keeper_writes_the_ledger() {
         assert!(denied(Mapping::from_fd(opened.into()).unwrap_err()));
     }
     // As a domain of members that trust each other it is refused.
-    let keys = support::domain().fds()[1].try_clone_to_owned().unwrap();
+    let keys = support::domain().fds().expect("descriptors")[1]
+        .try_clone_to_owned()
+        .unwrap();
     assert!(matches!(
         Domain::from_fds(again(), keys),
         Err(Error::Refused(_))
@@ -458,4 +460,44 @@ fn what_is_no_keeper_is_refused() {
     let mut byte = [0];
     (&read).read_exact(&mut byte).unwrap();
     assert!(Domain::kept(read.into()).is_err());
+}
+
+/// A process that is there for one context has no use for the token of another one, however it came
+/// by it, nor for a bundle in which its own is.
+//= proves spec/keeper.md#named C6
+#[test]
+fn who_is_connected_for_one_context_gets_no_other() {
+    let keeping = Keeping::new();
+    let mut witness = Witness::of(&keeping);
+    let exporter = keeping.domain(Role::Member);
+    let how = Export::default();
+    let [mut one, other, third, fourth] = [0; 4].map(|_| pair::<Message>(&exporter));
+    let id = *one.0.session_identifier().as_bytes();
+    for role in [Role::Session, Role::Worker] {
+        let connected = || Domain::kept(keeping.connect_for(role, &id)).unwrap();
+        let token = one.0.export(&how).unwrap();
+        let own = connected();
+        one.0 = import(&own, token.as_bytes(), None).unwrap();
+        talk(&mut one.0, &mut one.1);
+        // The process is to be told apart from the one that goes on.
+        let token = one.0.export(&how).unwrap();
+        one.0 = import(&exporter, token.as_bytes(), None).unwrap();
+    }
+    let foreign = other.0.export(&how).unwrap();
+    let own = Domain::kept(keeping.connect_for(Role::Worker, &id)).unwrap();
+    let refused = import::<Message>(&own, foreign.as_bytes(), None).unwrap_err();
+    assert_eq!(refused.minor(), Minor::WrongImporter);
+    // By hand, too, with the right entry and epoch: the connection is not for it.
+    drop(import::<Message>(&exporter, foreign.as_bytes(), None).unwrap());
+    let [a, b, c] = [one.0, third.0, fourth.0].map(|context| (context, socket::pair().unwrap().0));
+    let mut bundled = bundle(vec![a, b, c], &how);
+    let parcel = bundled.parcels.pop().unwrap();
+    let members = |domain: &Domain| {
+        let sockets = parcel.sockets().iter().map(|one| one.try_clone().unwrap());
+        unbundle::<Message>(domain, &mut parcel.as_bytes().to_vec(), sockets.collect())
+    };
+    assert_eq!(members(&own).unwrap_err().minor(), Minor::WrongImporter);
+    let arrived = members(&exporter).unwrap();
+    assert!(arrived.len() == 3 && arrived.iter().all(Result::is_ok));
+    witness.goes_on();
 }

@@ -22,6 +22,7 @@ fn domain() -> Domain {
 fn copies(domain: &Domain) -> [OwnedFd; 2] {
     domain
         .fds()
+        .expect("descriptors")
         .map(|fd| fd.try_clone_to_owned().expect("a descriptor"))
 }
 
@@ -43,7 +44,11 @@ fn program() {
         OwnedFd::from(file.expect("a descriptor"))
     });
     let domain = Domain::from_fds(ledger, keys).expect("a domain");
-    let id = domain.keyring().with_current(|id, _| id).expect("a key");
+    let id = domain
+        .keyring()
+        .expect("keys")
+        .with_current(|id, _| id)
+        .expect("a key");
     let claim = domain.ledger().establish().expect("room");
     println!("\nholds {} {} {}", std::process::id(), claim.index(), id);
     if role == "wait" {
@@ -94,7 +99,11 @@ fn a_program_that_was_executed_with_the_descriptors_is_a_member() {
     let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
     let told = line(&mut output, "holds ").expect("its line");
     assert!(child.wait().expect("its end").success());
-    let key = domain.keyring().with_current(|id, _| id).expect("a key");
+    let key = domain
+        .keyring()
+        .expect("keys")
+        .with_current(|id, _| id)
+        .expect("a key");
     assert_eq!(told, format!("{} {} {key}", child.id(), ours.index() + 1));
     assert_eq!(domain.ledger().census().active, 2);
     assert_eq!(domain.ledger().reap(child.id()).expect("a look"), 1);
@@ -200,7 +209,7 @@ fn descriptors_that_are_no_domain_are_refused() {
 
 /// The ledger's words in another memfd.
 fn copied(domain: &Domain, seals: SealFlags) -> OwnedFd {
-    let [ledger, _] = domain.fds();
+    let [ledger, _] = domain.fds().expect("descriptors");
     let mapping = Mapping::from_fd(ledger.try_clone_to_owned().expect("a descriptor"));
     let mapping = mapping.expect("a mapping");
     let bytes: Vec<u8> = mapping
@@ -269,9 +278,17 @@ fn of_many_strangers_that_open_a_name_one_makes_it() {
 fn all_processes_see_a_rotation() {
     let domain = domain();
     let board = Board::new();
-    let before = domain.keyring().with_current(|id, _| id).expect("a key");
+    let before = domain
+        .keyring()
+        .expect("keys")
+        .with_current(|id, _| id)
+        .expect("a key");
     let other = child(|| {
-        let Ok(id) = domain.keyring().rotate(Duration::from_secs(60)) else {
+        let Ok(id) = domain
+            .keyring()
+            .expect("keys")
+            .rotate(Duration::from_secs(60))
+        else {
             return 1;
         };
         board.set(1, id);
@@ -280,10 +297,20 @@ fn all_processes_see_a_rotation() {
     });
     board.wait(0, 1);
     assert_eq!(
-        domain.keyring().with_current(|id, _| id).ok(),
+        domain
+            .keyring()
+            .expect("keys")
+            .with_current(|id, _| id)
+            .ok(),
         Some(board.get(1))
     );
     assert_ne!(before, board.get(1));
-    assert!(domain.keyring().with(before, |_| ()).is_some());
+    assert!(
+        domain
+            .keyring()
+            .expect("keys")
+            .with(before, |_| ())
+            .is_some()
+    );
     assert_eq!(code(other), Some(0));
 }

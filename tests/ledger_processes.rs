@@ -272,7 +272,11 @@ fn a_pid_that_another_program_has_now_does_not_keep_a_context_alive() {
     let claim = domain.ledger().establish().expect("room");
     let untouched = ledger.establish().expect("room");
     // The slot of this process, told as of an earlier one of the same number.
-    let mapping = Mapping::from_fd(domain.fds()[0].try_clone_to_owned().expect("a descriptor"));
+    let mapping = Mapping::from_fd(
+        domain.fds().expect("descriptors")[0]
+            .try_clone_to_owned()
+            .expect("a descriptor"),
+    );
     let mapping = mapping.expect("a mapping");
     let words = &mapping.as_words()[512..520];
     assert_eq!(words[0].load(SeqCst) as u32, baton::sys::process::pid());

@@ -43,10 +43,12 @@ fn everything(domain: &Domain, board: &Board) -> Result<(), u8> {
         .map_err(|_| 12)?;
     domain
         .keyring()
+        .expect("keys")
         .rotate(std::time::Duration::ZERO)
         .map_err(|_| 13)?;
     domain
         .keyring()
+        .expect("keys")
         .rotate(std::time::Duration::ZERO)
         .map_err(|_| 14)?;
     let last = ledger.establish().map_err(|_| 15)?;
@@ -106,17 +108,22 @@ fn settle(domain: &Domain, board: &Board, what: &str) {
     ledger.collect(|_| ()).expect("a collection");
     let (id, key) = domain
         .keyring()
+        .expect("keys")
         .with_current(|id, key| (id, *key))
         .expect(what);
     assert!(key.chunks(8).all(|word| word != [0; 8]), "{what}");
     assert_eq!(
-        domain.keyring().with(id, |found| *found == key),
+        domain
+            .keyring()
+            .expect("keys")
+            .with(id, |found| *found == key),
         Some(true),
         "{what}"
     );
     for _ in 0..40 {
         domain
             .keyring()
+            .expect("keys")
             .rotate(std::time::Duration::ZERO)
             .expect(what);
     }
@@ -212,7 +219,11 @@ fn settle_unknown(domain: &Domain, what: &str) {
     domain.sweep().expect(what);
     let census = domain.ledger().census();
     assert_eq!((census.active, census.draft), (0, 0), "{what}");
-    let mapping = Mapping::from_fd(domain.fds()[0].try_clone_to_owned().expect("a descriptor"));
+    let mapping = Mapping::from_fd(
+        domain.fds().expect("descriptors")[0]
+            .try_clone_to_owned()
+            .expect("a descriptor"),
+    );
     let mapping = mapping.expect("a mapping");
     let entries = mapping.as_words().len() - 512;
     for entry in mapping.as_words()[entries..entries + 64].chunks(8) {
@@ -259,6 +270,7 @@ fn a_process_stopped_at_any_step_does_no_harm_when_it_goes_on() {
                 ledger.collect(|_| ()).expect("a collection");
                 domain
                     .keyring()
+                    .expect("keys")
                     .rotate(std::time::Duration::ZERO)
                     .expect("a rotation");
             }

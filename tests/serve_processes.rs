@@ -154,9 +154,9 @@ fn only_the_handshaker_has_the_private_key_and_only_sessions_have_connections() 
     assert!(sockets(serving.process()).contains(&listener));
     assert!(!sockets(own.zygote).contains(&listener));
     assert!(!sockets(session).contains(&listener));
-    // The connection and the reports, and nothing that another process of the server has but
-    // their far end.
-    assert_eq!(sockets(session).len(), 2);
+    // The connection, the reports and the line to the keeper, and nothing that another process of
+    // the server has but their far end.
+    assert_eq!(sockets(session).len(), 3);
     for process in [serving.process(), own.zygote, own.handshaker] {
         assert!(sockets(process).is_disjoint(&sockets(session)));
     }
@@ -245,9 +245,10 @@ fn a_killed_supervisor_takes_all_with_it() {
         wait_for_end(process);
     }
     assert!(group(serving.process()).is_empty());
-    // Told in good order: the session's process ended its context before itself.
-    assert!(moved.finish().success());
-    assert!(still.finish().success());
+    // The contexts died with their keeper: nothing could be said any more, and the clients say that
+    // they were cut off.
+    assert!(!moved.finish().success());
+    assert!(!still.finish().success());
 }
 
 //= proves spec/processes.md#stop

@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod keeping;
 mod support;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc;
 
 use baton::context::Context;
 use baton::ledger::Domain;
+use baton::ledger::keeper::Role;
 use baton::record::Record;
 use baton::session::about::About;
 use baton::session::drive::{Hops, Stage, Turn};
@@ -17,6 +21,8 @@ use baton::session::job::Job;
 use baton::session::report::{Next, Reason, Report, Reports, channel};
 use baton::sys::fault::{self, Action};
 use baton::sys::process::{self, Signal};
+use keeping::Keeping;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{getpid, kill_process};
 
 /// An echo session in this process, and its client.
@@ -25,13 +31,15 @@ struct Session {
     channel: Context<Record>,
     stage: Stage,
     reporter: baton::session::report::Reporter,
-    reports: Reports,
+    reports: mpsc::Receiver<Report>,
+    keeping: Keeping,
     client: Context<Record>,
     socket: TcpStream,
 }
 
 fn session(hops: u32) -> Session {
-    let domain = support::domain();
+    let keeping = Keeping::new();
+    let domain = keeping.domain(Role::Member);
     let (context, client) = support::pair::<Record>(&domain);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -40,16 +48,40 @@ fn session(hops: u32) -> Session {
     accepted.set_nonblocking(true).unwrap();
     let about = About::new(&context, remote, address);
     let stage = Stage::new(accepted, Job::Echo, about, Hops::new(hops, 1), Vec::new());
-    let (reporter, reports) = channel().unwrap();
+    let (reporter, theirs) = channel().unwrap();
+    let reports = serve(theirs, keeping.connect(Role::Worker));
     Session {
         domain,
         channel: context,
         stage,
         reporter,
         reports,
+        keeping,
         client,
         socket,
     }
+}
+
+/// The server's part: gives the session `connection` when it asks for one, and passes on all else
+/// it reports.
+fn serve(reports: Reports, connection: OwnedFd) -> mpsc::Receiver<Report> {
+    let (told, all) = mpsc::channel();
+    let mut connection = Some(connection);
+    std::thread::spawn(move || {
+        loop {
+            match reports.next() {
+                Next::Report(Report::Moving) => reports.give_connection(connection.take().as_ref()),
+                Next::Report(report) => drop(told.send(report)),
+                Next::Garbage => panic!("garbage"),
+                Next::Gone => return,
+                Next::Nothing => {
+                    let mut fds = [PollFd::from_borrowed_fd(reports.as_fd(), PollFlags::IN)];
+                    poll(&mut fds, None).unwrap();
+                }
+            }
+        }
+    });
+    all
 }
 
 /// Sends `text` and reads it back.
@@ -86,15 +118,16 @@ fn kill_another_at(step: &str) {
 #[test]
 fn the_successor_goes_on_where_the_session_was() {
     let Session {
-        domain,
+        mut domain,
         channel,
         mut stage,
         reporter,
         reports,
+        keeping: _keeping,
         mut client,
         socket,
     } = session(1);
-    match hop(channel, &mut stage, &domain, &reporter) {
+    match hop(channel, &mut stage, &mut domain, &reporter) {
         After::Elsewhere => {}
         After::Here(mut channel) => {
             // The successor: serves until its client ends.
@@ -103,7 +136,7 @@ fn the_successor_goes_on_where_the_session_was() {
         }
         After::Lost(reason) => panic!("{reason}"),
     }
-    let Next::Report(Report::Running { process, hops: 1 }) = reports.next() else {
+    let Ok(Report::Running { process, hops: 1 }) = reports.recv() else {
         panic!("no report of the successor")
     };
     assert_ne!(process, process::pid());
@@ -119,20 +152,21 @@ fn the_successor_goes_on_where_the_session_was() {
 fn a_successor_that_dies_before_it_claims_leaves_the_session_here() {
     for step in ["import.opened", "import.admitted"] {
         let Session {
-            domain,
+            mut domain,
             channel,
             mut stage,
             reporter,
             reports,
+            keeping: _keeping,
             mut client,
             socket,
         } = session(2);
         kill_another_at(step);
-        let After::Here(mut channel) = hop(channel, &mut stage, &domain, &reporter) else {
+        let After::Here(mut channel) = hop(channel, &mut stage, &mut domain, &reporter) else {
             panic!("not here after a crash at {step}")
         };
         fault::disarm();
-        assert_eq!(reports.next(), Next::Nothing);
+        assert!(reports.try_recv().is_err());
         assert_eq!(stage.hops.left, 1, "a hop that failed counts");
         channel.check().unwrap();
         let talking = std::thread::spawn(move || {
@@ -150,14 +184,15 @@ fn a_successor_that_dies_before_it_claims_leaves_the_session_here() {
 #[test]
 fn a_successor_that_dies_with_the_context_ends_the_session() {
     let Session {
-        domain,
+        mut domain,
         channel,
         mut stage,
         reporter,
+        keeping: _keeping,
         ..
     } = session(1);
     kill_another_at("import.claimed");
-    let lost = hop(channel, &mut stage, &domain, &reporter);
+    let lost = hop(channel, &mut stage, &mut domain, &reporter);
     fault::disarm();
     assert!(matches!(lost, After::Lost(Reason::SuccessorDied)));
 }
@@ -165,17 +200,18 @@ fn a_successor_that_dies_with_the_context_ends_the_session() {
 #[test]
 fn a_context_that_cannot_leave_stays() {
     let Session {
-        domain,
+        mut domain,
         channel,
         mut stage,
         reporter,
+        keeping,
         mut client,
         ..
     } = session(1);
     let id = channel.session_identifier();
     // A revoked context is nobody's to export; what comes back says so too.
-    assert!(domain.ledger().revoke(id.as_bytes()));
-    let After::Here(channel) = hop(channel, &mut stage, &domain, &reporter) else {
+    assert!(keeping.revoke(id.as_bytes()));
+    let After::Here(channel) = hop(channel, &mut stage, &mut domain, &reporter) else {
         panic!("not here")
     };
     assert!(channel.check().is_err());

@@ -252,7 +252,7 @@ fn obey(mut session: Session) -> u8 {
             b'k' => {
                 session.wire.write_all(&order).unwrap();
                 let wire = &mut session.wire;
-                let keyring = session.domain.keyring();
+                let keyring = session.domain.keyring().expect("keys");
                 keyring
                     .with_current(|_, key| wire.write_all(key).unwrap())
                     .unwrap();

@@ -44,7 +44,7 @@ impl Run {
             collect,
         };
         let domain = Domain::inherited_with(&options).expect("memory");
-        let fd = domain.fds()[0].try_clone_to_owned().expect("a descriptor");
+        let fd = domain.fds().expect("descriptors")[0].try_clone_to_owned().expect("a descriptor");
         let mapping = Mapping::from_fd(fd).expect("memory");
         Self {
             domain,
@@ -279,7 +279,7 @@ fuzz_target!(|bytes: &[u8]| {
                 9 => run.revoke(number),
                 10 => run.sweep(),
                 11 => run.collect(),
-                12 => drop(run.domain.keyring().rotate(Duration::ZERO)),
+                12 => drop(run.domain.keyring().expect("keys").rotate(Duration::ZERO)),
                 13 if first & 2 == 2 => {
                     run.write_noise(usize::from(step[1]) << 8 | usize::from(step[2]), step[3]);
                 }

@@ -21,7 +21,7 @@ use crate::sys::memory::Mapping;
 /// use baton::ledger::Domain;
 /// let domain = Domain::inherited(1_000_000)?;
 /// // What another program needs, over a socket or an exec:
-/// let [ledger, keys] = domain.fds().map(|fd| fd.try_clone_to_owned());
+/// let [ledger, keys] = domain.fds().unwrap().map(|fd| fd.try_clone_to_owned());
 /// let same = Domain::from_fds(ledger?, keys?)?;
 /// assert_eq!(same.id(), domain.id());
 /// # Ok::<(), baton::ledger::Error>(())
@@ -31,7 +31,8 @@ pub struct Domain(Arc<Inner>);
 
 struct Inner {
     ledger: Ledger,
-    keyring: Keyring,
+    /// None in a member of a kept domain.
+    keyring: Option<Keyring>,
 }
 
 impl Domain {
@@ -52,7 +53,7 @@ impl Domain {
         let id = random_id()?;
         Ok(Self::of(
             Ledger::made(options, id)?,
-            Keyring::inherited(id)?,
+            Some(Keyring::inherited(id)?),
         ))
     }
 
@@ -69,7 +70,7 @@ impl Domain {
     /// As [`Domain::file`], in this directory, which is made if its parent is there.
     pub fn file_in(directory: &Path, name: &str, options: &Options) -> Result<Self, Error> {
         let (ledger, keyring) = runtime::open(directory, name, options)?;
-        Ok(Self::of(ledger, keyring))
+        Ok(Self::of(ledger, Some(keyring)))
     }
 
     /// The domain whose two descriptors another process gave to this one.
@@ -85,7 +86,7 @@ impl Domain {
         if keyring.header().domain != ledger.domain_id() {
             return Err(Error::Refused("ledger and keys of two domains"));
         }
-        Ok(Self::of(ledger, keyring))
+        Ok(Self::of(ledger, Some(keyring)))
     }
 
     /// The kept domain at the other end of `socket`, as a member of it: what the keeper made
@@ -110,7 +111,7 @@ impl Domain {
         if ledger.domain_id() != id {
             return Err(Error::Refused("ledger of another domain"));
         }
-        Ok(Self::of(ledger, Keyring::empty(id)?))
+        Ok(Self::of(ledger, None))
     }
 
     /// Whether this process is a member of a kept domain, and has no sealing keys.
@@ -131,14 +132,15 @@ impl Domain {
         }
     }
 
-    fn of(ledger: Ledger, keyring: Keyring) -> Self {
+    fn of(ledger: Ledger, keyring: Option<Keyring>) -> Self {
         Self(Arc::new(Inner { ledger, keyring }))
     }
 
     /// The descriptors of ledger and keys, in this order, for [`Domain::from_fds`] in another
-    /// process. They close on `exec`; a file domain's or a kept one's are of no use there.
-    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
-        [self.0.ledger.mapping().fd(), self.0.keyring.mapping().fd()]
+    /// process. They close on `exec`; a file domain's are of no use there. None of a kept domain.
+    pub fn fds(&self) -> Option<[BorrowedFd<'_>; 2]> {
+        let keyring = self.keyring()?;
+        Some([self.0.ledger.mapping().fd(), keyring.mapping().fd()])
     }
 
     /// The domain's id: 128 random bits.
@@ -151,15 +153,15 @@ impl Domain {
         &self.0.ledger
     }
 
-    /// The keys that seal tokens. A kept domain's members have none: what they rotate in here seals
-    /// nothing.
-    pub fn keyring(&self) -> &Keyring {
-        &self.0.keyring
+    /// The keys that seal tokens. The members of a kept domain have none.
+    //= spec/keeper.md#keys
+    pub fn keyring(&self) -> Option<&Keyring> {
+        self.0.keyring.as_ref()
     }
 
     /// [`Ledger::sweep`], and [`Keyring::wipe_retired`].
     pub fn sweep(&self) -> Result<usize, Error> {
-        self.0.keyring.wipe_retired();
+        self.keyring().inspect(|keyring| keyring.wipe_retired());
         self.0.ledger.sweep()
     }
 }

@@ -29,10 +29,11 @@ const FIRST: usize = 64;
 /// use std::time::Duration;
 /// use baton::ledger::Domain;
 /// let domain = Domain::inherited(1000)?;
-/// let old = domain.keyring().with_current(|id, _key: &[u8; 32]| id)?;
-/// let new = domain.keyring().rotate(Duration::from_secs(60))?;
-/// assert_eq!(domain.keyring().with_current(|id, _key| id)?, new);
-/// assert!(domain.keyring().with(old, |_key: &[u8; 32]| ()).is_some());
+/// let keyring = domain.keyring().expect("this is no kept domain");
+/// let old = keyring.with_current(|id, _key: &[u8; 32]| id)?;
+/// let new = keyring.rotate(Duration::from_secs(60))?;
+/// assert_eq!(keyring.with_current(|id, _key| id)?, new);
+/// assert!(keyring.with(old, |_key: &[u8; 32]| ()).is_some());
 /// # Ok::<(), baton::ledger::Error>(())
 /// ```
 pub struct Keyring {
@@ -62,14 +63,6 @@ impl Keyring {
         let keyring = Self::open(mapping)?;
         keyring.rotate(Duration::ZERO)?;
         Ok(keyring)
-    }
-
-    /// One without a key: the members of a kept domain have none.
-    //= spec/keeper.md#keys
-    pub(super) fn empty(domain: [u8; 16]) -> Result<Self, Error> {
-        let mapping = Mapping::create_sealed("baton-keys", PAGE * 8)?;
-        header(domain, (0, 0))?.write(mapping.as_words());
-        Self::open(mapping)
     }
 
     /// The keyring in a mapping, if it is one, of this version and this boot.

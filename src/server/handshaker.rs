@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use serde_bytes::ByteBuf;
@@ -16,8 +16,7 @@ use crate::session::about::About;
 use crate::session::channel::Channel;
 use crate::session::log;
 use crate::session::parcel::{Introduction, Parcel, Sealed};
-use crate::sys::process;
-use crate::transfer::{Export, Importer};
+use crate::transfer::Export;
 
 use super::confine::{Role, confine};
 use super::handshake::{Live, Policy};
@@ -32,7 +31,8 @@ const IMPORT_LIMIT: Duration = Duration::from_secs(30);
 /// What the handshaker starts from.
 pub(super) struct Handshaker {
     pub(super) listener: TcpListener,
-    pub(super) domain: Domain,
+    /// Its connection to the keeper.
+    pub(super) keeper: OwnedFd,
     pub(super) link: Link,
 }
 
@@ -51,8 +51,10 @@ impl Handshaker {
     //= spec/processes.md#handshaker
     /// Runs until the supervisor stops it, or is gone. `load` reads who gets in, and how.
     pub(super) fn run(mut self, load: impl FnOnce() -> Result<Policy, String>) {
-        let policy = match load() {
-            Ok(policy) => policy,
+        let domain = Domain::kept(self.keeper).map_err(|error| error.to_string());
+        let loaded = domain.and_then(|domain| Ok((domain, load()?)));
+        let (domain, policy) = match loaded {
+            Ok(loaded) => loaded,
             Err(text) => {
                 // A supervisor that is gone needs no reason.
                 let _ = self.link.send(&FromHandshaker::Failed { text }, Vec::new());
@@ -69,7 +71,8 @@ impl Handshaker {
                 return;
             }
         }
-        let ended = Running::new(self, policy).and_then(Running::run);
+        let (listener, link) = (self.listener, self.link);
+        let ended = Running::new(listener, link, domain, policy).and_then(Running::run);
         if let Err(error) = ended {
             log::line(format_args!("handshaker: {error}"));
         }
@@ -77,12 +80,12 @@ impl Handshaker {
 }
 
 impl Running {
-    fn new(start: Handshaker, policy: Policy) -> Result<Self, Broken> {
-        let Handshaker {
-            listener,
-            domain,
-            mut link,
-        } = start;
+    fn new(
+        listener: TcpListener,
+        mut link: Link,
+        domain: Domain,
+        policy: Policy,
+    ) -> Result<Self, Broken> {
         let poller = Poller::new().map_err(Broken::System)?;
         let mut keys = Keys::default();
         let (key, link_key) = (keys.draw(), keys.draw());
@@ -241,8 +244,8 @@ impl Connection {
             .map_err(|error: io::Error| error.to_string())?;
         let about = About::new(&channel, remote, local);
         let introduction = Introduction::new(&about, channel.facts().suite);
+        // Who it is for, the keeper knows: it makes a connection for this context alone.
         let how = Export::default()
-            .to(Importer::ProcessGroup(process::process_group()))
             .within(IMPORT_LIMIT)
             .tied_to(socket.as_fd())
             .map_err(|status| status.to_string())?;

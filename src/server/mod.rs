@@ -34,7 +34,8 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use crate::ledger::{self, Domain};
+use crate::ledger;
+use crate::ledger::keeper::Keeper;
 use crate::session::drive::Hops;
 use crate::session::job::Kind;
 use crate::session::log;
@@ -106,7 +107,7 @@ pub struct Server {
     listener: TcpListener,
     terms: Terms,
     reload: Option<Reload>,
-    domain: Domain,
+    keeper: Keeper,
     signals: Watch,
 }
 
@@ -122,11 +123,7 @@ impl Server {
         let refused = |error| Error::Listen(listen, error);
         let listener = TcpListener::bind(listen).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
-        let options = ledger::Options {
-            collect: true,
-            ..ledger::Options::default()
-        };
-        let domain = Domain::inherited_with(&options).map_err(Error::Ledger)?;
+        let keeper = Keeper::new(&supervisor::KEPT).map_err(Error::Ledger)?;
         let mut signals = vec![Signal::TERM, Signal::INT, Signal::CHILD];
         signals.extend(reload.as_ref().map(|_| Signal::HUP));
         let signals = Watch::new(&signals).map_err(|error| Error::System("signals", error))?;
@@ -134,7 +131,7 @@ impl Server {
             listener,
             terms,
             reload,
-            domain,
+            keeper,
             signals,
         })
     }

@@ -3,9 +3,10 @@
 //!
 //! Invariants: a session is over here when no process of it is left, told by the end of its
 //! reports and by its last process having been waited for; by then its context is ended in the
-//! ledger, by itself, by the death of its owner, or because nobody is left who could import it.
+//! ledger, by itself, by the end of its process's connection, or because nobody is left who could
+//! import it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -17,7 +18,8 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use serde_bytes::ByteBuf;
 
 use crate::exit::SessionIdentifier;
-use crate::ledger::{Cause, Domain};
+use crate::ledger::Cause;
+use crate::ledger::keeper::{Keeper, MemberId, Role};
 use crate::session::log;
 use crate::session::parcel::Introduction;
 use crate::session::report::{Ending, Next, Report, Reports};
@@ -29,6 +31,9 @@ use super::telling::FromHandshaker;
 const AT_ONCE: usize = 64;
 /// Processes that are tried for one session before it is given up.
 const ATTEMPTS: u32 = 3;
+/// Connections to the keeper of one session: of a process that is about to end, of the one that
+/// runs it, and of the one it moves to.
+const MOST_MEMBERS: usize = 3;
 
 /// Every session that runs, under the key its reports have in the poller.
 #[derive(Default)]
@@ -37,6 +42,8 @@ pub(super) struct Sessions {
     keys: HashMap<SessionIdentifier, u64>,
     /// Processes that run or ran a session and have not been waited for.
     processes: HashMap<u32, u64>,
+    /// Sessions of which something was heard: they may be over.
+    heard: HashSet<u64>,
     /// Commands that were started on a session's plaintext, and their process groups.
     commands: HashMap<u32, Command>,
 }
@@ -75,6 +82,16 @@ impl Pending {
     }
 }
 
+/// A session for which the zygote is told to fork a process.
+pub(super) struct Ordered {
+    pub(super) pending: Pending,
+    pub(super) reports: Reports,
+    /// Its process's connection to the keeper.
+    pub(super) member: MemberId,
+    /// What that may ask.
+    pub(super) role: Role,
+}
+
 struct Entry {
     session: SessionIdentifier,
     remote: SocketAddr,
@@ -91,6 +108,10 @@ struct Entry {
     pending: Option<Pending>,
     /// No process holds the other end of the reports.
     gone: bool,
+    /// Its connections to the keeper: that of the process that runs it, and of one it moves to.
+    members: Vec<MemberId>,
+    /// What a process it moves to may ask of the keeper.
+    role: Role,
     ending: Option<Ending>,
     died: Option<ExitStatus>,
     released: Option<Cause>,
@@ -126,9 +147,9 @@ impl Sessions {
         self.entries.len()
     }
 
-    /// Whether none runs.
+    /// Whether none runs, nor what one has left behind.
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.commands.is_empty()
     }
 
     /// Whether `key` is a session's.
@@ -142,7 +163,13 @@ impl Sessions {
     }
 
     /// The zygote was told to fork a process for `pending`.
-    pub(super) fn ordered(&mut self, key: u64, mut pending: Pending, reports: Reports) {
+    pub(super) fn ordered(&mut self, key: u64, order: Ordered) {
+        let Ordered {
+            mut pending,
+            reports,
+            member,
+            role,
+        } = order;
         let session = pending.introduction.session();
         pending.attempts += 1;
         self.keys.insert(session, key);
@@ -156,6 +183,8 @@ impl Sessions {
             has_command: false,
             pending: Some(pending),
             gone: false,
+            members: vec![member],
+            role,
             ending: None,
             died: None,
             released: None,
@@ -202,6 +231,7 @@ impl Sessions {
 
     /// The zygote has ended: its children are this process's now.
     pub(super) fn zygote_ended(&mut self) {
+        self.heard.extend(self.entries.keys());
         for entry in self.entries.values_mut() {
             entry.first = match entry.first {
                 First::Ordered => First::Orphaned(None),
@@ -216,13 +246,9 @@ impl Sessions {
         &mut self,
         process: u32,
         status: ExitStatus,
-        domain: &Domain,
+        keeper: &mut Keeper,
         poller: &Poller,
     ) {
-        // Its place among the ledger's processes, and what it still ran.
-        if let Err(error) = domain.ledger().reap(process) {
-            log::line(format_args!("process {process}: {error}"));
-        }
         if let Some(command) = self.commands.remove(&process) {
             let session = command.session;
             log::of_session(
@@ -234,7 +260,7 @@ impl Sessions {
             return;
         };
         // What it had to say was said before it ended.
-        self.read(key, poller);
+        self.read(key, keeper, poller);
         if let Some(entry) = self.entries.get_mut(&key) {
             if entry.process == process {
                 entry.died = Some(status);
@@ -246,10 +272,11 @@ impl Sessions {
     }
 
     /// Reads the reports of the session under `key`.
-    pub(super) fn read(&mut self, key: u64, poller: &Poller) {
+    pub(super) fn read(&mut self, key: u64, keeper: &mut Keeper, poller: &Poller) {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
+        self.heard.insert(key);
         let session = entry.session;
         for _ in 0..AT_ONCE {
             match entry.reports.next() {
@@ -282,6 +309,10 @@ impl Sessions {
                         },
                     );
                 }
+                Next::Report(Report::Moving) => {
+                    let connection = entry.connect(keeper);
+                    entry.reports.give_connection(connection.as_ref());
+                }
                 Next::Report(Report::Ended(ending)) => entry.ending = Some(ending),
                 Next::Nothing => return,
                 found @ (Next::Garbage | Next::Report(_) | Next::Gone) => {
@@ -299,14 +330,17 @@ impl Sessions {
 
     /// Delivers the releases that are due, and takes out the sessions that are over. Those whose
     /// process died before it had imported the context come back.
-    pub(super) fn settle(&mut self, domain: &Domain) -> Vec<Pending> {
-        self.collect(domain);
-        let over: Vec<u64> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.is_over())
-            .map(|(key, _)| *key)
-            .collect();
+    pub(super) fn settle(&mut self, keeper: &mut Keeper) -> Vec<Pending> {
+        let heard = std::mem::take(&mut self.heard);
+        let is_over = |key: &u64| self.entries.get(key).is_some_and(Entry::is_over);
+        let over: Vec<u64> = heard.into_iter().filter(is_over).collect();
+        for key in &over {
+            if let Some(entry) = self.entries.get_mut(key) {
+                // No process is left at the other end: what it ran ends.
+                entry.members.drain(..).for_each(|id| keeper.remove(id));
+            }
+        }
+        self.collect(keeper);
         let mut again = Vec::new();
         for key in over {
             let Some(entry) = self.entries.get_mut(&key) else {
@@ -319,14 +353,9 @@ impl Sessions {
                 }
                 _ => {
                     if entry.released.is_none() {
-                        let session = entry.session;
-                        // In transit, and nobody is left who could import it; or a step short of
-                        // its release, when the process died in the middle of ending it.
-                        domain.ledger().revoke(session.as_bytes());
-                        if let Err(error) = domain.sweep() {
-                            log::of_session(session, format_args!(": {error}"));
-                        }
-                        self.collect(domain);
+                        // In transit, and nobody is left who could import it.
+                        keeper.revoke(entry.session.as_bytes());
+                        self.collect(keeper);
                     }
                 }
             }
@@ -343,9 +372,9 @@ impl Sessions {
 
     /// Delivers every release that is due: here, to the log.
     //= spec/sessions.md#release
-    fn collect(&mut self, domain: &Domain) {
+    pub(super) fn collect(&mut self, keeper: &mut Keeper) {
         let (entries, keys) = (&mut self.entries, &self.keys);
-        let collected = domain.ledger().collect(|release| {
+        keeper.releases(|release| {
             let session = SessionIdentifier::from(release.id);
             match keys.get(&session).and_then(|key| entries.get_mut(key)) {
                 Some(entry) => {
@@ -360,9 +389,6 @@ impl Sessions {
                 }
             }
         });
-        if let Err(error) = collected {
-            log::line(format_args!("releases are not delivered: {error}"));
-        }
     }
 
     /// Sends `signal` to every process of every session, and to the commands that are left.
@@ -399,6 +425,20 @@ impl Entry {
             }
             process => process,
         }
+    }
+
+    /// A connection to the keeper for the process this session moves to; none when it has asked for
+    /// more than it can use.
+    //= spec/processes.md#moving
+    fn connect(&mut self, keeper: &mut Keeper) -> Option<OwnedFd> {
+        self.members.retain(|id| keeper.has(*id));
+        if self.role != Role::Worker || self.members.len() >= MOST_MEMBERS {
+            return None;
+        }
+        let context = *self.session.as_bytes();
+        let (member, connection) = keeper.connect_for(self.role, context).ok()?;
+        self.members.push(member);
+        Some(connection)
     }
 
     /// Whether no process of it is left.

@@ -1,10 +1,9 @@
 //! A process of the server that the supervisor starts, hears, and replaces when it ends.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -128,14 +127,9 @@ impl Subprocess {
         }
     }
 
-    /// Waits, without limit, until there is something to hear.
-    pub(super) fn wait_readable(&self) -> io::Result<()> {
-        let Some(link) = &self.link else {
-            return Ok(());
-        };
-        let mut fds = [PollFd::from_borrowed_fd(link.as_fd(), PollFlags::IN)];
-        rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
-        Ok(())
+    /// The link, as long as there is one.
+    pub(super) fn link(&self) -> Option<&Link> {
+        self.link.as_ref()
     }
 
     /// Ends a process that is of no more use.

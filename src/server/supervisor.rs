@@ -7,6 +7,7 @@
 //! keys, and reads nothing that a peer wrote. What its own processes tell it is checked as a
 //! stranger's bytes are: whoever sends what makes no sense is killed and replaced.
 
+mod beginning;
 mod handshakers;
 
 use handshakers::Which;
@@ -15,17 +16,19 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::Shutdown;
 use rustix::process::{Signal, WaitOptions, wait};
 
-use crate::ledger::Domain;
-use crate::session::{Start, log, report};
+use crate::ledger;
+use crate::ledger::keeper::{Keeper, Options, Role as Member};
+use crate::session::{Start, log};
 use crate::sys::signal::Watch;
 
 use super::confine;
@@ -35,7 +38,7 @@ use super::poller::{Keys, Poller, Ready};
 use super::reception::MOST_HANDSHAKES;
 use super::sessions::{Pending, Sessions};
 use super::subprocess::{Next, Subprocess};
-use super::telling::{FromHandshaker, FromZygote, ToHandshaker, ToZygote};
+use super::telling::{FromHandshaker, ToHandshaker};
 use super::zygote::Zygote;
 use super::{Error, Reload, Server, Terms};
 
@@ -45,8 +48,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 /// Messages of one process that are heard in one turn, so that nobody holds up the others.
 const AT_ONCE: usize = 64;
-/// When a session for which there was no process is tried again.
-const RETRY: Duration = Duration::from_millis(200);
 
 /// What this process is when [`Serving::run`](super::Serving::run) comes back.
 pub enum Role {
@@ -58,10 +59,23 @@ pub enum Role {
     Session(Box<Start>),
 }
 
+/// The domain within which sessions move: what is not used takes no memory.
+pub(super) const KEPT: Options = Options {
+    ledger: ledger::Options {
+        capacity: 1 << 20,
+        processes: 131_071,
+        collect: true,
+    },
+    // What a handshaker may have established that no session has imported yet.
+    quota: 4 * MOST_HANDSHAKES as u32,
+    longest_transit: Duration::from_secs(60),
+};
+
 /// What a forked process is to be, with its end of the link.
 pub(super) enum Forked {
     Zygote(Link),
-    Handshaker(Link),
+    /// And its connection to the keeper.
+    Handshaker(Link, OwnedFd),
 }
 
 /// A turn's outcome: go on, or leave the loop as another process.
@@ -90,7 +104,8 @@ pub(super) struct Supervisor {
     /// What the handshaker was told last.
     accepting: bool,
     stopping: Stopping,
-    domain: Domain,
+    keeper: Keeper,
+    keeper_key: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -100,6 +115,15 @@ enum Stopping {
     Waiting(Instant),
     /// They were told to end, and are killed then.
     Told(Instant),
+}
+
+/// Waits, without limit, until one of these can be read.
+fn wait_readable<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>) -> io::Result<()> {
+    let mut fds: Vec<PollFd<'_>> = fds
+        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+        .collect();
+    rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+    Ok(())
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> Error {
@@ -120,6 +144,10 @@ pub(super) fn start(server: Server) -> Result<Result<Supervisor, Role>, Error> {
     poller
         .add(&server.signals, signals_key, EventFlags::IN)
         .map_err(system("epoll"))?;
+    let keeper_key = keys.draw();
+    poller
+        .add(&server.keeper, keeper_key, EventFlags::IN)
+        .map_err(system("epoll"))?;
     let (zygote, handshaker) = (Subprocess::new("zygote"), Subprocess::new("handshaker"));
     let mut supervisor = Supervisor {
         poller,
@@ -139,7 +167,8 @@ pub(super) fn start(server: Server) -> Result<Result<Supervisor, Role>, Error> {
         fork_due: false,
         accepting: true,
         stopping: Stopping::No,
-        domain: server.domain,
+        keeper: server.keeper,
+        keeper_key,
     };
     // The zygote first: it is forked from a process that has read no private key.
     if let Some(forked) = supervisor.fork_zygote().map_err(system("zygote"))? {
@@ -156,8 +185,9 @@ impl Supervisor {
     /// Serves until a signal stops it; or until this is another process.
     pub(super) fn run(mut self) -> Result<Role, Error> {
         while !self.is_done() {
-            let limit = self.next_due();
-            let limit = limit.map(|due| due.saturating_duration_since(Instant::now()));
+            let due = self.next_due();
+            let due = due.map(|due| due.saturating_duration_since(Instant::now()));
+            let limit = due.into_iter().chain(self.keeper.due_in()).min();
             let ready = self.poller.wait(limit).map_err(system("epoll"))?;
             if let ControlFlow::Break(forked) = self.turn(&ready) {
                 return Ok(self.become_one(forked));
@@ -176,13 +206,27 @@ impl Supervisor {
                 Next::Message(FromHandshaker::Delivery { .. }, _) | Next::Broken(_) => {
                     return Err(Error::Handshaker("the handshaker did not start".to_owned()));
                 }
-                Next::Nothing => self.handshaker.wait_readable().map_err(system("poll"))?,
+                Next::Nothing => {
+                    // It greets the keeper first.
+                    let ends = self.handshaker.link().map(AsFd::as_fd);
+                    wait_readable(ends.into_iter().chain([self.keeper.fd()]))
+                        .map_err(system("poll"))?;
+                    self.hear_members();
+                }
             }
         }
     }
 
     fn is_done(&self) -> bool {
         !matches!(self.stopping, Stopping::No) && self.sessions.is_empty()
+    }
+
+    /// Does what the members of the kept domain ask.
+    fn hear_members(&mut self) {
+        if let Err(error) = self.keeper.turn(Some(Duration::ZERO)) {
+            log::line(format_args!("keeper: {error}"));
+        }
+        self.sessions.collect(&mut self.keeper);
     }
 
     /// When something is due although nothing happens.
@@ -207,6 +251,9 @@ impl Supervisor {
 
     fn turn(&mut self, ready: &[Ready]) -> Turn {
         let mut settle = false;
+        if self.keeper.due_in() == Some(Duration::ZERO) {
+            self.hear_members();
+        }
         for &(key, _) in ready {
             if key == self.signals_key {
                 settle |= self.take_signals();
@@ -214,13 +261,16 @@ impl Supervisor {
                 settle |= self.hear_zygote();
             } else if let Some(which) = self.handshaker_of(key) {
                 self.hear(which);
+            } else if key == self.keeper_key {
+                self.hear_members();
             } else if self.sessions.has(key) {
-                self.sessions.read(key, &self.poller);
+                self.sessions.read(key, &mut self.keeper, &self.poller);
                 settle = true;
             }
         }
         if settle {
-            self.unstarted.extend(self.sessions.settle(&self.domain));
+            self.unstarted
+                .extend(self.sessions.settle(&mut self.keeper));
         }
         self.start_late(settle);
         self.press_on();
@@ -275,7 +325,7 @@ impl Supervisor {
             }
             let status = ExitStatus::from_raw(status.as_raw());
             self.sessions
-                .ended(process, status, &self.domain, &self.poller);
+                .ended(process, status, &mut self.keeper, &self.poller);
         }
     }
 
@@ -322,122 +372,6 @@ impl Supervisor {
         }
     }
 
-    // From handshake to session.
-
-    /// Has a process started for a session. What cannot be started now is kept for later.
-    fn begin(&mut self, pending: Pending) {
-        let stopping = !matches!(self.stopping, Stopping::No);
-        // More than a handshaker that obeys can deliver, or what it may not: an identifier twice.
-        let beyond = self.unstarted.len() > 2 * MOST_HANDSHAKES;
-        if stopping || beyond || self.sessions.is_running(&pending) {
-            // Its connection closes; its context ends when the ledger is swept.
-            return;
-        }
-        if self.sessions.len() >= self.terms.sessions || self.zygote.is_down() {
-            self.unstarted.push_back(pending);
-            return;
-        }
-        if let Err((pending, error)) = self.try_begin(pending) {
-            log::of_session(
-                pending.introduction.session(),
-                format_args!(" has no process yet: {error}",),
-            );
-            self.unstarted.push_back(pending);
-            self.retry = Some(Instant::now() + RETRY);
-        }
-    }
-
-    #[allow(clippy::result_large_err)]
-    fn try_begin(&mut self, pending: Pending) -> Result<(), (Pending, io::Error)> {
-        let made = report::channel().and_then(|(reporter, reports)| {
-            Ok((
-                pending.socket.try_clone()?,
-                OwnedFd::from(reporter),
-                reports,
-            ))
-        });
-        let (socket, reporter, reports) = match made {
-            Ok(made) => made,
-            Err(error) => return Err((pending, error)),
-        };
-        let key = self.keys.draw();
-        if let Err(error) = self.poller.add(&reports, key, EventFlags::IN) {
-            return Err((pending, error));
-        }
-        let order = ToZygote::Start {
-            introduction: pending.introduction.clone(),
-            parcel: pending.parcel.clone(),
-        };
-        self.sessions.ordered(key, pending, reports);
-        self.zygote.send(&order, vec![socket, reporter]);
-        Ok(())
-    }
-
-    /// Answers whether something may be over.
-    fn hear_zygote(&mut self) -> bool {
-        let mut settle = false;
-        for _ in 0..AT_ONCE {
-            match self.zygote.next::<FromZygote>() {
-                Next::Nothing => return settle,
-                Next::Broken(broken) => {
-                    self.zygote.give_up(&broken, &self.poller);
-                    return settle;
-                }
-                Next::Message(message, _) => match message {
-                    FromZygote::Started { session, process } => {
-                        self.sessions.started(session.into(), process);
-                    }
-                    FromZygote::NotStarted { session, error } => {
-                        let error = io::Error::from_raw_os_error(error);
-                        if let Some(pending) =
-                            self.sessions.not_started(session.into(), &self.poller)
-                        {
-                            let session = pending.introduction.session();
-                            log::of_session(session, format_args!(" has no process yet: {error}"));
-                            self.unstarted.push_back(pending);
-                            self.retry = Some(Instant::now() + RETRY);
-                        }
-                    }
-                    FromZygote::Ended { process, status } => {
-                        let status = ExitStatus::from_raw(status);
-                        let domain = &self.domain;
-                        self.sessions.ended(process, status, domain, &self.poller);
-                        settle = true;
-                    }
-                },
-            }
-        }
-        settle
-    }
-
-    /// Starts what could not be started before, when its time or a place has come.
-    fn start_late(&mut self, settled: bool) {
-        let due = self.retry.is_some_and(|retry| retry <= Instant::now());
-        if !due && (!settled || self.retry.is_some()) {
-            return;
-        }
-        self.retry = None;
-        for _ in 0..self.unstarted.len() {
-            if let Some(pending) = self.unstarted.pop_front() {
-                self.begin(pending);
-            }
-        }
-    }
-
-    /// Tells the handshaker whether there is room for more.
-    fn regulate(&mut self) {
-        let room = self.unstarted.is_empty()
-            && self.sessions.len() < self.terms.sessions
-            && !self.zygote.is_full();
-        if room != self.accepting {
-            self.accepting = room;
-            self.handshaker
-                .send(&ToHandshaker::Accept { yes: room }, Vec::new());
-        }
-        self.zygote.watch_again(&self.poller);
-        self.handshaker.watch_again(&self.poller);
-    }
-
     // The other processes.
 
     //= spec/processes.md#replaced
@@ -448,10 +382,10 @@ impl Supervisor {
         if std::mem::take(&mut self.fork_due)
             && let Some((mut candidate, terms)) = self.candidate.take()
         {
-            match candidate.fork(&self.poller, &mut self.keys) {
-                Ok(Some(link)) => {
+            match self.fork_connected(&mut candidate) {
+                Ok(Some(forked)) => {
                     self.terms = terms;
-                    return Turn::Break(Forked::Handshaker(link));
+                    return Turn::Break(forked);
                 }
                 Ok(None) => self.candidate = Some((candidate, terms)),
                 Err(error) => {
@@ -488,8 +422,17 @@ impl Supervisor {
     }
 
     fn fork_handshaker(&mut self) -> io::Result<Option<Forked>> {
-        let link = self.handshaker.fork(&self.poller, &mut self.keys)?;
-        Ok(link.map(Forked::Handshaker))
+        let mut handshaker = std::mem::replace(&mut self.handshaker, Subprocess::new("handshaker"));
+        let forked = self.fork_connected(&mut handshaker);
+        self.handshaker = handshaker;
+        forked
+    }
+
+    /// Forks a handshaker with a connection to the keeper.
+    fn fork_connected(&mut self, handshaker: &mut Subprocess) -> io::Result<Option<Forked>> {
+        let (_, keeper) = self.keeper.connect(Member::Handshaker)?;
+        let link = handshaker.fork(&self.poller, &mut self.keys)?;
+        Ok(link.map(|link| Forked::Handshaker(link, keeper)))
     }
 
     //= spec/processes.md#supervisor
@@ -506,9 +449,11 @@ impl Supervisor {
             retiring,
             sessions,
             unstarted,
-            domain,
+            keeper,
             ..
         } = self;
+        // First: it is dead here.
+        drop(keeper);
         drop((poller, zygote, handshaker, candidate, retiring));
         drop((sessions, unstarted));
         log::set_form(terms.log);
@@ -520,14 +465,13 @@ impl Supervisor {
                     signals,
                     kind: terms.kind,
                     hops: terms.hops,
-                    domain,
                 };
                 zygote.run().map_or(Role::Done, Role::Session)
             }
-            Forked::Handshaker(link) => {
+            Forked::Handshaker(link, keeper) => {
                 let handshaker = Handshaker {
                     listener,
-                    domain,
+                    keeper,
                     link,
                 };
                 handshaker.run(terms.load);

@@ -10,7 +10,6 @@ use std::os::fd::OwnedFd;
 use rustix::event::epoll::EventFlags;
 use rustix::process::{Signal, WaitOptions, wait};
 
-use crate::ledger::Domain;
 use crate::session::Start;
 use crate::session::drive::Hops;
 use crate::session::job::Kind;
@@ -32,7 +31,13 @@ pub(super) struct Zygote {
     pub(super) signals: Watch,
     pub(super) kind: Kind,
     pub(super) hops: Hops,
-    pub(super) domain: Domain,
+}
+
+/// What comes with an order.
+struct Given {
+    socket: TcpStream,
+    reporter: OwnedFd,
+    keeper: OwnedFd,
 }
 
 const LINK: u64 = 0;
@@ -93,13 +98,18 @@ impl Zygote {
             introduction,
             parcel,
         } = order;
-        let Ok([socket, reporter]) = <[OwnedFd; 2]>::try_from(fds) else {
+        let Ok([socket, reporter, keeper]) = <[OwnedFd; 3]>::try_from(fds) else {
             return Err(Broken::Garbage);
         };
         let session = *introduction.session().as_bytes();
         match fork() {
             Ok(Fork::Child) => {
-                Ok(self.start(&introduction, &parcel, TcpStream::from(socket), reporter))
+                let given = Given {
+                    socket: TcpStream::from(socket),
+                    reporter,
+                    keeper,
+                };
+                Ok(self.start(&introduction, &parcel, given))
             }
             Ok(Fork::Parent(child)) => {
                 let process = child.pid();
@@ -119,9 +129,13 @@ impl Zygote {
         &self,
         introduction: &Introduction,
         parcel: &[u8],
-        socket: TcpStream,
-        reporter: OwnedFd,
+        given: Given,
     ) -> Option<Box<Start>> {
+        let Given {
+            socket,
+            reporter,
+            keeper,
+        } = given;
         let Some(parcel) = Parcel::from_bytes(introduction, parcel, socket) else {
             crate::sys::process::exit_now(1);
         };
@@ -129,7 +143,7 @@ impl Zygote {
             parcel,
             kind: self.kind.clone(),
             hops: self.hops,
-            domain: self.domain.clone(),
+            keeper,
             reporter: Reporter::from(reporter),
         }))
     }

@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::ledger::Domain;
+use crate::status::Minor;
 use crate::sys::process::{self, Fork, fork};
 use crate::transfer::{Export, Importer};
 
@@ -35,17 +36,25 @@ pub enum After<C> {
     Lost(Reason),
 }
 
-/// Moves `channel` and what `stage` holds to a new process.
+/// Moves `channel` and what `stage` holds to a new process. `domain` is in the new one that of its
+/// own connection to the keeper.
 //= spec/sessions.md#hop
 pub fn hop<C: Channel>(
     channel: C,
     stage: &mut Stage,
-    domain: &Domain,
+    domain: &mut Domain,
     reporter: &Reporter,
 ) -> After<C> {
     let session = channel.session();
     // Also a hop that fails counts: one that always fails must not be tried for ever.
     stage.hops.tried();
+    let Some(keeper) = reporter.ask_connection() else {
+        log::of_session(
+            session,
+            format_args!(": no hop: the keeper takes no further process"),
+        );
+        return After::Here(channel);
+    };
     let tied = Export::default()
         .to(Importer::ProcessGroup(process::process_group()))
         .within(ALLOWANCE)
@@ -63,14 +72,23 @@ pub fn hop<C: Channel>(
     };
     let failed = match acknowledged_fork() {
         Ok(Side::Successor(acknowledge)) => {
-            return match C::import(domain, sealed, stage.socket.as_fd()) {
+            let own = Domain::kept(keeper);
+            let imported = match own {
+                Ok(own) => {
+                    // The connection of the process before, which is none here.
+                    *domain = own;
+                    C::import(domain, sealed, stage.socket.as_fd()).map_err(|(_, status)| status)
+                }
+                Err(_) => Err(Minor::System.into()),
+            };
+            return match imported {
                 Ok(channel) => {
                     begin(&channel, stage, reporter);
                     // The predecessor may be dead; the session is not.
                     let _ = File::from(acknowledge).write_all(&[1]);
                     After::Here(channel)
                 }
-                Err((_, status)) => {
+                Err(status) => {
                     log::of_session(session, format_args!(": not imported: {status}"));
                     // The predecessor sees this end and takes the context back.
                     After::Elsewhere

@@ -13,10 +13,9 @@
 //! | [`hop`] | from one process to the next |
 //! | [`report`], [`log`], [`about`] | what is told of a session |
 //!
-//! SECURITY: a session process faces one peer. It holds that peer's context and the domain: in an
-//! inherited domain it could open the tokens of others, so sessions that must not trust each
-//! other need more than this. It holds no private key: the server's was in secret pages, which
-//! the fork wiped. Taken over, it can lie to the server about itself, and to nobody about others.
+//! SECURITY: a session process faces one peer. It holds that peer's context and, in the server's
+//! kept domain, nothing with which another's could be had. It holds no private key: the server's
+//! was never in the process it was forked from. Taken over, it can lie to the server about itself, and to nobody about others.
 
 pub mod about;
 pub mod drive;
@@ -31,7 +30,7 @@ pub mod report;
 
 pub use crate::channel;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use crate::context::Context;
 use crate::ledger::Domain;
@@ -53,8 +52,8 @@ pub struct Start {
     pub kind: Kind,
     /// When to move it on.
     pub hops: Hops,
-    /// Where it was exported.
-    pub domain: Domain,
+    /// The process's connection to the keeper, made for this context.
+    pub keeper: OwnedFd,
     /// Whom to tell.
     pub reporter: Reporter,
 }
@@ -70,7 +69,7 @@ impl Start {
             parcel,
             kind,
             hops,
-            domain,
+            keeper,
             reporter,
         } = self;
         let Parcel {
@@ -79,6 +78,14 @@ impl Start {
             about,
             unsent,
         } = parcel;
+        let domain = match Domain::kept(keeper) {
+            Ok(domain) => domain,
+            Err(error) => {
+                // As an import that fails.
+                log::of_session(about.session, format_args!(": not imported: {error}"));
+                process::exit_now(0)
+            }
+        };
         // The job needs to be told what only the import tells, so it starts as the simplest one.
         let stage = Stage::new(socket, Job::Echo, about, hops, unsent);
         let here = Here {
@@ -117,7 +124,7 @@ impl Here {
 
     fn run<C: Channel>(mut self, channel: C) {
         // Its own group from here on: a terminal's signals are for the server, which ends its
-        // sessions in good order. The import before still had to be in the server's group.
+        // sessions in good order.
         let _ = rustix::process::setpgid(None, None);
         hop::begin(&channel, &mut self.stage, &self.reporter);
         match Job::start(&self.kind, &self.stage.about) {
@@ -144,12 +151,13 @@ impl Here {
         loop {
             match self.stage.run(&mut channel, Some(self.reporter.as_fd())) {
                 Turn::Over(reason) => return self.end(Some(channel), reason),
-                Turn::Hop => match hop::hop(channel, &mut self.stage, &self.domain, &self.reporter)
-                {
-                    After::Here(moved) => channel = moved,
-                    After::Elsewhere => process::exit_now(0),
-                    After::Lost(reason) => return self.end::<C>(None, reason),
-                },
+                Turn::Hop => {
+                    match hop::hop(channel, &mut self.stage, &mut self.domain, &self.reporter) {
+                        After::Here(moved) => channel = moved,
+                        After::Elsewhere => process::exit_now(0),
+                        After::Lost(reason) => return self.end::<C>(None, reason),
+                    }
+                }
             }
         }
     }

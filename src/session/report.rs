@@ -4,11 +4,20 @@
 //! session's end: when the server's end reads the end of file, no process of the session is left.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
+
+use crate::sys::socket;
+
+/// How many seconds a session waits for the answer to [`Report::Moving`].
+const PATIENCE: i64 = 10;
+/// That answer, with a descriptor, and without.
+const GIVEN: u8 = 1;
+const REFUSED: u8 = 0;
 
 /// One message of a session. The longest encodes to well under [`MAX_REPORT`] bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +34,8 @@ pub enum Report {
         /// The command's process.
         process: u32,
     },
+    /// The session is to move: a connection to the keeper is asked for, for its next process.
+    Moving,
     /// The session is over, in good order or not.
     Ended(Ending),
 }
@@ -121,6 +132,30 @@ impl AsFd for Reporter {
 }
 
 impl Reporter {
+    /// Asks the server for a connection to the keeper, for the process this session moves to. None
+    /// when there is none to be had.
+    //= spec/processes.md#moving
+    pub fn ask_connection(&self) -> Option<OwnedFd> {
+        self.tell(Report::Moving);
+        self.connection()
+    }
+
+    /// The answer to [`Report::Moving`].
+    pub(crate) fn connection(&self) -> Option<OwnedFd> {
+        let limit = Timespec {
+            tv_sec: PATIENCE,
+            tv_nsec: 0,
+        };
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit))).ok()?;
+        let (mut answer, mut fds) = ([0; 2], Vec::new());
+        let got = socket::recv_with_fds(&self.0, &mut answer, &mut fds, false).ok()?;
+        match (&answer[..got.len], fds.pop()) {
+            (&[GIVEN], Some(connection)) if fds.is_empty() => Some(connection),
+            _ => None,
+        }
+    }
+
     /// Tells the server. A server that is gone is told nothing: the session goes on without it.
     pub fn tell(&self, report: Report) {
         let mut bytes = [0; MAX_REPORT];
@@ -146,6 +181,15 @@ pub enum Next {
 }
 
 impl Reports {
+    /// Answers [`Report::Moving`]. A session that does not take it has no successor.
+    pub fn give_connection(&self, connection: Option<&OwnedFd>) {
+        let answer = [if connection.is_some() { GIVEN } else { REFUSED }];
+        let fds: Vec<BorrowedFd<'_>> = connection.into_iter().map(AsFd::as_fd).collect();
+        // One that asks and does not read is not waited for.
+        let _ = socket::set_blocking(&self.0, false)
+            .and_then(|()| socket::send_with_fds(&self.0, &[IoSlice::new(&answer)], &fds));
+    }
+
     /// The next report, without waiting for one.
     pub fn next(&self) -> Next {
         // One byte more than the longest, to see that a message was longer.

@@ -367,8 +367,9 @@ impl<F: Framing> Drop for Successor<F> {
 
 impl Pending {
     fn send(&self, socket: &OwnedFd, domain: &Domain) -> io::Result<()> {
-        let fds = domain.fds().into_iter();
-        let fds: Vec<_> = fds.chain(self.listeners.iter().map(AsFd::as_fd)).collect();
+        // A kept domain is its keeper's: no member can give it away.
+        let own = domain.fds().ok_or(io::ErrorKind::Unsupported)?.into_iter();
+        let fds: Vec<_> = own.chain(self.listeners.iter().map(AsFd::as_fd)).collect();
         socket::send_with_fds(socket, &[io::IoSlice::new(&self.message)], &fds).map(drop)
     }
 }

@@ -142,6 +142,7 @@ pub(super) fn seal(
     }
     domain
         .keyring()
+        .ok_or(Minor::TokenKey)?
         .ask_current(|id, key| seal_under(scratch, magic, &domain.id(), (id, key), nonce))
         .map_err(|error| Status::from(&error))?
 }
@@ -251,6 +252,7 @@ pub(super) fn open<'a>(
     }
     domain
         .keyring()
+        .ok_or(Minor::TokenKey)?
         .ask(header.key, |key| {
             open_under(sealed, header, &domain.id(), key)
         })

@@ -58,6 +58,13 @@ impl Keeping {
         self.ask(&[b'c', role]).1.pop().unwrap()
     }
 
+    /// The far end of a new connection for one context.
+    pub fn connect_for(&self, role: Role, context: &ContextId) -> OwnedFd {
+        let role = Role::ALL.iter().position(|one| *one == role).unwrap() as u8;
+        let request = [&[b'o', role][..], context].concat();
+        self.ask(&request).1.pop().unwrap()
+    }
+
     /// The domain, for this process.
     pub fn domain(&self, role: Role) -> Domain {
         Domain::kept(self.connect(role)).unwrap()
@@ -200,6 +207,10 @@ fn answer(
     match request {
         [b'c', role] => {
             fd = Some(keeper.connect(Role::ALL[usize::from(*role)]).unwrap().1);
+        }
+        [b'o', role, id @ ..] => {
+            let role = Role::ALL[usize::from(*role)];
+            fd = Some(keeper.connect_for(role, id.try_into().unwrap()).unwrap().1);
         }
         [b'r', id @ ..] => answer.push(keeper.revoke(id.try_into().unwrap()).into()),
         [b'n'] => {

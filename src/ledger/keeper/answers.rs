@@ -8,10 +8,19 @@ use crate::ledger::header::{halves, joined};
 use crate::ledger::importer::{Permitted, Terms};
 use crate::ledger::table::refusal;
 use crate::ledger::wire::{self, Code, GRANT, Handle, Leaving, Request, Sink, Welcome};
-use crate::ledger::{Refusal, random_id};
+use crate::ledger::{ContextId, Refusal, random_id};
 use crate::sys::clock::boottime_ms;
 use crate::sys::process::{Identity, process_group_of};
 use crate::sys::{fault, socket};
+
+/// What came of listening to a member once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    One,
+    Nothing,
+    /// The connection is to end.
+    Over,
+}
 
 /// Who asks.
 #[derive(Clone, Copy)]
@@ -19,6 +28,7 @@ struct Asker {
     id: MemberId,
     role: Role,
     phase: Phase,
+    only: Option<ContextId>,
     /// The user the kernel says this very request is from.
     uid: u32,
     identity: Identity,
@@ -32,20 +42,36 @@ impl Asker {
         let group = || process_group_of(self.identity.pid).ok();
         permitted.is(self.uid, &self.identity, group)
     }
+
+    /// Whether its connection is for this context.
+    //= spec/keeper.md#named
+    fn is_for(&self, context: Option<ContextId>) -> bool {
+        self.only.is_none() || self.only == context
+    }
 }
 
 impl Keeper {
     /// Takes one message of a member and answers it. False when the connection is to end.
     pub(super) fn hear(&mut self, id: MemberId) -> bool {
+        self.hear_one(id) != Heard::Over
+    }
+
+    /// [`Keeper::hear`], of a process that has ended. False when it had said nothing more.
+    pub(super) fn has_more(&mut self, id: MemberId) -> bool {
+        self.hear_one(id) == Heard::One
+    }
+
+    fn hear_one(&mut self, id: MemberId) -> Heard {
         let Some(member) = self.members.get(id) else {
-            return true;
+            return Heard::Nothing;
         };
         let signed = match socket::recv_signed(&member.socket, &mut self.request) {
             Ok(signed) => signed,
-            Err(error) => return error.kind() == std::io::ErrorKind::WouldBlock,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Heard::Nothing,
+            Err(_) => return Heard::Over,
         };
         let Some(sender) = signed.sender.filter(|_| !signed.cut) else {
-            return false;
+            return Heard::Over;
         };
         let request = std::mem::take(&mut self.request);
         let goes_on = match request.get(..signed.len).and_then(Request::read) {
@@ -53,7 +79,7 @@ impl Keeper {
             None => false,
         };
         self.request = request;
-        goes_on
+        if goes_on { Heard::One } else { Heard::Over }
     }
 
     /// Asks the table of roles, and does what is permitted.
@@ -62,7 +88,7 @@ impl Keeper {
         let Some(member) = self.members.get(id) else {
             return true;
         };
-        let (role, phase) = (member.role, member.phase);
+        let (role, phase, only) = (member.role, member.phase, member.only);
         if !permits(role, phase, asked.ask()) {
             return false;
         }
@@ -75,6 +101,7 @@ impl Keeper {
                     id,
                     role,
                     phase,
+                    only,
                     uid: sender.uid,
                     identity: process.identity,
                     slot: process.slot,
@@ -261,7 +288,13 @@ impl Keeper {
     fn opened(&self, asker: &Asker, handle: &Handle) -> Result<(), Refusal> {
         let departed = self.secrets.departure(handle).ok_or(Refusal::Key)?;
         let (index, epoch) = departed;
+        let context = self.ledger.table().id(index as usize).map(joined);
+        if !asker.is_for(context) {
+            return Err(Refusal::Importer);
+        }
         let permitted = match self.book.bundle(departed) {
+            // One key opens all that travels in a bundle.
+            Some(_) if asker.only.is_some() => return Err(Refusal::Importer),
             Some(permitted) => permitted,
             None => {
                 let found = self.ledger.table().control(index as usize);
@@ -315,7 +348,7 @@ impl Keeper {
             return Err((&refusal(found, same, one.epoch)).into());
         }
         let (permitted, cookie) = self.book.terms(one.index).ok_or(Code::Unknown)?;
-        if !asker.may_import(permitted) {
+        if !asker.may_import(permitted) || !asker.is_for(Some(one.id)) {
             return Err(Code::Importer);
         }
         if cookie.is_some() && cookie != one.cookie {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::roles::{Phase, Role};
+use crate::ledger::ContextId;
 use crate::sys::process::{Identity, open_pidfd, pidfd_inode};
 use crate::sys::socket;
 
@@ -31,6 +32,8 @@ pub(super) struct Member {
     pub(super) socket: OwnedFd,
     pub(super) role: Role,
     pub(super) phase: Phase,
+    /// The one context it may open and import; any when none is named.
+    pub(super) only: Option<ContextId>,
     pub(super) process: Option<Process>,
     generation: u32,
 }
@@ -70,7 +73,12 @@ impl Members {
     }
 
     /// Takes a connection in. None when there are as many as may be.
-    pub(super) fn add(&mut self, socket: OwnedFd, role: Role) -> io::Result<Option<MemberId>> {
+    pub(super) fn add(
+        &mut self,
+        socket: OwnedFd,
+        role: Role,
+        only: Option<ContextId>,
+    ) -> io::Result<Option<MemberId>> {
         if self.len() >= self.most {
             return Ok(None);
         }
@@ -89,6 +97,7 @@ impl Members {
             socket,
             role,
             phase: Phase::New,
+            only,
             process: None,
             generation,
         };

@@ -51,6 +51,9 @@ use crate::sys::socket;
 
 /// Events taken at once.
 const EVENTS: usize = 64;
+/// Messages of a process that has ended which are still heard: more than its socket holds of those
+/// nobody answers.
+const LAST_WORDS: usize = 1024;
 
 /// What a kept domain is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,16 +211,44 @@ impl Keeper {
         Ok((self.add(near, role)?, far))
     }
 
+    /// As [`Keeper::connect`], for a process that is to import this context and no other: a token
+    /// of another one is not for it, whatever its exporter said of the importer.
+    ///
+    /// [`Error::TooManyProcesses`], [`Error::System`].
+    //= spec/keeper.md#named
+    pub fn connect_for(
+        &mut self,
+        role: Role,
+        context: ContextId,
+    ) -> Result<(MemberId, OwnedFd), Error> {
+        let (near, far) = socket::pair()?;
+        Ok((self.take_in(near, role, Some(context))?, far))
+    }
+
     /// Takes in a connection made otherwise: a connected Unix seqpacket socket. On one that is
     /// accepted, ask the listening socket [for senders](socket::name_senders) before it listens:
     /// a greeting that came before that is of nobody, and ends the connection.
     ///
     /// [`Error::TooManyProcesses`], [`Error::System`].
     pub fn add(&mut self, socket: OwnedFd, role: Role) -> Result<MemberId, Error> {
+        self.take_in(socket, role, None)
+    }
+
+    fn take_in(
+        &mut self,
+        socket: OwnedFd,
+        role: Role,
+        only: Option<ContextId>,
+    ) -> Result<MemberId, Error> {
         self.is_here()?;
         self.members
-            .add(socket, role)?
+            .add(socket, role, only)?
             .ok_or(Error::TooManyProcesses)
+    }
+
+    /// Whether a connection has not ended.
+    pub fn has(&self, id: MemberId) -> bool {
+        self.members.get(id).is_some()
     }
 
     /// The process of a connection, once it has greeted; none also when the connection has ended.
@@ -232,6 +263,15 @@ impl Keeper {
         }
     }
 
+    /// In how long [`Keeper::turn`] has something to do although nothing happens; none when it has
+    /// not. For an owner who waits for [`Keeper::fd`] and more.
+    pub fn due_in(&self) -> Option<Duration> {
+        let deadline = self.book.next_deadline()?;
+        Some(Duration::from_millis(
+            deadline.saturating_sub(boottime_ms()),
+        ))
+    }
+
     /// Waits at most `limit` (for ever when none is given, and never longer than to the next
     /// deadline) and does what there is to do. Answers the number of events.
     ///
@@ -241,13 +281,7 @@ impl Keeper {
     /// The system's refusal to wait. A member's doings are no error.
     pub fn turn(&mut self, limit: Option<Duration>) -> Result<usize, Error> {
         self.is_here()?;
-        let limit = match self.book.next_deadline() {
-            Some(deadline) => {
-                let left = Duration::from_millis(deadline.saturating_sub(boottime_ms()));
-                Some(limit.map_or(left, |limit| limit.min(left)))
-            }
-            None => limit,
-        };
+        let limit = limit.into_iter().chain(self.due_in()).min();
         let limit = limit.map(|limit| Timespec {
             tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(limit.subsec_nanos()),
@@ -265,6 +299,10 @@ impl Keeper {
                 // The structure is packed: copied out field by field.
                 let data = event.data;
                 let (id, of_process) = from_key(data.u64());
+                if of_process {
+                    // What it had said before it ended is as good as if it had been heard then.
+                    (0..LAST_WORDS).take_while(|_| self.has_more(id)).count();
+                }
                 if of_process || !self.hear(id) {
                     self.end_member(id);
                 }

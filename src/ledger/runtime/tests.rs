@@ -93,9 +93,16 @@ fn two_domains_opened_on_one_file_are_one() {
     assert_eq!(claim.check(), Ok(()));
     let (id, key) = first
         .keyring()
+        .expect("keys")
         .with_current(|id, key| (id, *key))
         .expect("a key");
-    assert_eq!(second.keyring().with(id, |found| *found == key), Some(true));
+    assert_eq!(
+        second
+            .keyring()
+            .expect("keys")
+            .with(id, |found| *found == key),
+        Some(true)
+    );
     let other = Domain::file_in(&directory, "other", &OPTIONS).expect("made");
     assert_ne!(other.id(), first.id());
 

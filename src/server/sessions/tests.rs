@@ -1,6 +1,7 @@
 use std::os::unix::net::UnixStream;
 
 use super::*;
+use crate::ledger::keeper::Options;
 use crate::session::about::About;
 use crate::session::report;
 
@@ -33,7 +34,10 @@ const HOSTILE: u32 = 0x4000_0002;
 //= proves spec/processes.md#session
 #[test]
 fn a_session_that_claims_another_ones_process_takes_nothing_from_it() {
-    let (domain, poller) = (Domain::inherited(4).unwrap(), Poller::new().unwrap());
+    let (mut keeper, poller) = (
+        Keeper::new(&Options::default()).unwrap(),
+        Poller::new().unwrap(),
+    );
     let mut sessions = Sessions::default();
     let mut tell = Vec::new();
     for (key, process) in [(1, VICTIM), (2, HOSTILE)] {
@@ -41,10 +45,17 @@ fn a_session_that_claims_another_ones_process_takes_nothing_from_it() {
         poller
             .add(&reports, key, rustix::event::epoll::EventFlags::IN)
             .unwrap();
-        sessions.ordered(key, pending(key as u8), reports);
+        let (member, _) = keeper.connect(Role::Session).unwrap();
+        let ordered = Ordered {
+            pending: pending(key as u8),
+            reports,
+            member,
+            role: Role::Session,
+        };
+        sessions.ordered(key, ordered);
         sessions.started(SessionIdentifier::from([key as u8; 16]), process);
         reporter.tell(Report::Running { process, hops: 1 });
-        sessions.read(key, &poller);
+        sessions.read(key, &mut keeper, &poller);
         tell.push(reporter);
     }
     let hostile = tell.pop().unwrap();
@@ -52,15 +63,55 @@ fn a_session_that_claims_another_ones_process_takes_nothing_from_it() {
         hostile.tell(Report::Running { process, hops: 2 });
         hostile.tell(Report::Command { process });
     }
-    sessions.read(2, &poller);
+    sessions.read(2, &mut keeper, &poller);
     assert!(sessions.processes.len() <= 3 && sessions.commands.len() <= 1);
     // The victim's end is the victim's.
     drop(tell);
-    sessions.ended(VICTIM, ExitStatus::from_raw(0), &domain, &poller);
-    assert!(sessions.settle(&domain).is_empty());
+    sessions.ended(VICTIM, ExitStatus::from_raw(0), &mut keeper, &poller);
+    assert!(sessions.settle(&mut keeper).is_empty());
     assert!(!sessions.has(1) && sessions.has(2));
     drop(hostile);
-    sessions.ended(HOSTILE, ExitStatus::from_raw(9), &domain, &poller);
-    sessions.settle(&domain);
+    sessions.ended(HOSTILE, ExitStatus::from_raw(9), &mut keeper, &poller);
+    sessions.settle(&mut keeper);
     assert!(sessions.is_empty() && sessions.processes.is_empty());
+}
+
+/// A session asks for as many lines to the keeper as it likes: it has three at most, and none to
+/// move with when it is not to move.
+//= proves spec/processes.md#moving
+#[test]
+fn a_session_that_asks_for_connections_without_end_gets_three() {
+    let (mut keeper, poller) = (
+        Keeper::new(&Options::default()).unwrap(),
+        Poller::new().unwrap(),
+    );
+    let mut sessions = Sessions::default();
+    for (key, role, most) in [(1, Role::Session, 0), (2, Role::Worker, 2)] {
+        let (reporter, reports) = report::channel().unwrap();
+        let (member, first) = keeper.connect_for(role, [key as u8; 16]).unwrap();
+        let ordered = Ordered {
+            pending: pending(key as u8),
+            reports,
+            member,
+            role,
+        };
+        sessions.ordered(key, ordered);
+        (0..4).for_each(|_| reporter.tell(Report::Moving));
+        sessions.read(key, &mut keeper, &poller);
+        let ask = || {
+            let connection = reporter.connection();
+            (connection.is_some(), connection)
+        };
+        let given: Vec<_> = (0..4).map(|_| ask()).collect();
+        let count = given.iter().filter(|(given, _)| *given).count();
+        assert_eq!(count, most, "{role:?}");
+        // Its first process has ended: the next may have one.
+        drop(first);
+        keeper
+            .turn(Some(std::time::Duration::from_secs(10)))
+            .unwrap();
+        reporter.tell(Report::Moving);
+        sessions.read(key, &mut keeper, &poller);
+        assert_eq!(reporter.connection().is_some(), most > 0, "{role:?}");
+    }
 }
