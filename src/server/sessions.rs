@@ -427,13 +427,18 @@ impl Entry {
         }
     }
 
-    /// A connection to the keeper for the process this session moves to; none when it has asked for
-    /// more than it can use.
+    /// A connection to the keeper for the process this session moves to; none when it is not to
+    /// move. It costs one whose process runs nothing any more, when there are too many.
     //= spec/processes.md#moving
     fn connect(&mut self, keeper: &mut Keeper) -> Option<OwnedFd> {
-        self.members.retain(|id| keeper.has(*id));
-        if self.role != Role::Worker || self.members.len() >= MOST_MEMBERS {
+        if self.role != Role::Worker {
             return None;
+        }
+        self.members.retain(|id| keeper.has(*id));
+        if self.members.len() >= MOST_MEMBERS {
+            let idle = |id: &MemberId| keeper.runs(*id) == 0;
+            let oldest = self.members.iter().position(idle)?;
+            keeper.remove(self.members.remove(oldest));
         }
         let context = *self.session.as_bytes();
         let (member, connection) = keeper.connect_for(self.role, context).ok()?;

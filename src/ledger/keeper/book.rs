@@ -111,8 +111,8 @@ impl Book {
     }
 
     /// What a member runs.
-    pub(super) fn held(&mut self, id: MemberId) -> Vec<u32> {
-        self.account(id).held.clone()
+    pub(super) fn held(&mut self, id: MemberId) -> &[u32] {
+        &self.account(id).held
     }
 
     /// A context is `id`'s: a new one, or one that has arrived.

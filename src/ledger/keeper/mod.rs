@@ -256,6 +256,14 @@ impl Keeper {
         self.members.get(id)?.pid()
     }
 
+    /// Contexts that the process of a connection runs.
+    pub fn runs(&mut self, id: MemberId) -> usize {
+        match self.has(id) {
+            true => self.book.held(id).len(),
+            false => 0,
+        }
+    }
+
     /// Ends a connection, and the contexts its process runs.
     pub fn remove(&mut self, id: MemberId) {
         if self.is_here().is_ok() {
@@ -400,7 +408,7 @@ impl Keeper {
         }
         let table = self.ledger.table();
         let mut over = Vec::new();
-        for index in self.book.held(id) {
+        for index in self.book.held(id).iter().copied() {
             let active = table.control(index as usize);
             if active.is_some_and(|active| table.over(index as usize, active, Cause::OwnerDied)) {
                 over.push(index);
