@@ -131,7 +131,20 @@ impl Claim {
         {
             return Ok(());
         }
-        Err(self.lost())
+        self.look_again()
+    }
+
+    /// [`Claim::check`], when another keeper may have come.
+    #[cold]
+    fn look_again(&self) -> Result<(), Lost> {
+        let goes_on = process::word() == self.born
+            && !self.ledger.is_kept()
+            && self.ledger.follow()
+            && self.ledger.word(self.place) == self.control.0;
+        match goes_on {
+            true => Ok(()),
+            false => Err(self.lost()),
+        }
     }
 
     #[cold]

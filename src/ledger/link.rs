@@ -16,8 +16,8 @@ use super::control::Control;
 use super::importer::Terms;
 use super::keeper::roles::{Ask, Phase, Role, after, permits};
 use super::wire::{
-    self, ARRIVED, Arriving, Code, DEPARTED, ESTABLISHED, HANDLE, Handle, LONGEST_ANSWER, Leaving,
-    MOST, OPENED, REFUSED, REVOKED, Reader, Sink, Welcome,
+    self, ARRIVED, Arriving, Code, DEPARTED, ESTABLISHED, HANDLE, Handle, LEDGER, LONGEST_ANSWER,
+    Leaving, MOST, OPENED, REFUSED, REVOKED, Reader, Sink, Welcome,
 };
 use super::{ContextId, Error, Refusal};
 use crate::secret::{Depth, Scratch, Slot, scrubbed};
@@ -198,6 +198,49 @@ impl Link {
             some.iter().map(one).collect()
         };
         self.ask(Ask::Arrive, write, read)
+    }
+
+    /// Asks for the ledger, when it is to be `wanted` and no other thread has just done so, and has
+    /// `take` go over to it.
+    //= spec/keeper.md#following
+    pub(super) fn follow(
+        &self,
+        wanted: impl Fn() -> bool,
+        take: impl FnOnce(OwnedFd) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        if self.born != process::word() {
+            return Err(Error::Refused(
+                "connection of the process this was forked from",
+            ));
+        }
+        let mut talk = hold(&self.talk);
+        if !wanted() {
+            return Ok(());
+        }
+        if talk.over || !permits(self.welcome.role, talk.phase, Ask::Ledger) {
+            return Err(Error::Keeper);
+        }
+        let followed = self.ask_ledger().and_then(take);
+        if followed.is_err() {
+            talk.over = true;
+            socket::end(&self.socket);
+        }
+        drop(talk);
+        self.tell_ends();
+        followed
+    }
+
+    fn ask_ledger(&self) -> Result<OwnedFd, Error> {
+        socket::send_whole(&self.socket, &[LEDGER]).map_err(gone)?;
+        let (mut answer, mut fds) = ([0; 64], Vec::new());
+        let got = socket::recv_with_fds(&self.socket, &mut answer, &mut fds, true).map_err(gone)?;
+        let welcome = answer.get(..got.len).and_then(Welcome::read);
+        match (welcome, fds.pop()) {
+            (Some(welcome), Some(ledger)) if welcome == self.welcome && fds.is_empty() => {
+                Ok(ledger)
+            }
+            _ => Err(Error::Keeper),
+        }
     }
 
     /// Revokes, when this process may.

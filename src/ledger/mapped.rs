@@ -10,6 +10,7 @@ use super::claim::Claim;
 use super::control::{Cause, Control, State};
 use super::header::{ENTRY, Header, KEEPER, LEDGER, Layout, SWEPT, halves, joined};
 use super::keeper::Listed;
+use super::kept::{MOVED, NOBODY};
 use super::link::{Link, Made};
 use super::processes::{Judge, Processes};
 use super::runtime::back;
@@ -21,26 +22,25 @@ use crate::sys::clock::boottime_ms;
 use crate::sys::fault;
 use crate::sys::memory::Mapping;
 use crate::sys::process::{self, Identity};
-use crate::sys::robust;
 
 /// Option bit 0: ended contexts wait for a collector.
 const COLLECT: u64 = 1;
 /// Option bit 1: one process writes it, and the others ask that one.
-const KEPT: u64 = 2;
+pub(super) const KEPT: u64 = 2;
 
 /// The ledger of a domain. A handle: clones name the same ledger, also in forked children.
 #[derive(Clone)]
-pub struct Ledger(Arc<Inner>);
+pub struct Ledger(pub(super) Arc<Inner>);
 
-struct Inner {
-    mapping: Mapping,
-    header: Header,
-    layout: Layout,
+pub(super) struct Inner {
+    pub(super) mapping: Mapping,
+    pub(super) header: Header,
+    pub(super) layout: Layout,
     collected: bool,
     /// The connection to the keeper, in a member of a kept domain.
     link: Option<Link>,
     /// What word [`KEEPER`] holds as long as the keeper lives; zero when nobody keeps the domain.
-    keeper: u64,
+    pub(super) keeper: AtomicU64,
     /// The word of the process that joined, and its slot. In a forked child the word is another
     /// one, so the child joins for itself.
     member: AtomicU64,
@@ -72,28 +72,13 @@ impl Ledger {
         Self::open(mapping)
     }
 
-    /// A new ledger that only this process can write, for its keeper.
-    //= spec/keeper.md#mapping
-    pub(super) fn kept(options: &Options, domain: [u8; 16]) -> Result<Self, Error> {
-        let (mut header, layout) = plan(options, domain, (0, 0))?;
-        header.options |= KEPT;
-        let mapping = Mapping::create_sole_writer("baton-ledger", layout.len * 8)?;
-        header.write(mapping.as_words());
-        Self::open_as(mapping, None, KEPT)
-    }
-
-    /// The ledger of a kept domain, in a mapping that this process can only read.
-    pub(super) fn linked(mapping: Mapping, link: Link) -> Result<Self, Error> {
-        Self::open_as(mapping, Some(link), KEPT)
-    }
-
     /// The ledger in a mapping, if it is one, of this version and this boot.
     //= spec/ledger.md#refuse
     pub(super) fn open(mapping: Mapping) -> Result<Self, Error> {
         Self::open_as(mapping, None, 0)
     }
 
-    fn open_as(mapping: Mapping, link: Option<Link>, kept: u64) -> Result<Self, Error> {
+    pub(super) fn open_as(mapping: Mapping, link: Option<Link>, kept: u64) -> Result<Self, Error> {
         let header = Header::read(mapping.as_words()).ok_or(Error::Damaged("check word"))?;
         if header.kind != LEDGER {
             return Err(Error::Damaged("magic or version"));
@@ -112,13 +97,17 @@ impl Ledger {
             Some(_) => mapping.as_words().get(KEEPER).map_or(0, Word::get),
             None => 0,
         };
-        if link.is_some() && (keeper == 0 || keeper > u64::from(i32::MAX as u32 >> 1)) {
+        let is_thread = (1..=u64::from(i32::MAX as u32 >> 1)).contains(&keeper);
+        // One that has moved out is followed at the first check.
+        let moved = keeper == MOVED.word();
+        let keeper = if moved { NOBODY } else { keeper };
+        if link.is_some() && !is_thread && !moved {
             // No thread has such a number: the keeper is gone.
             return Err(Error::Keeper);
         }
         Ok(Self(Arc::new(Inner {
             link,
-            keeper,
+            keeper: AtomicU64::new(keeper),
             mapping,
             header,
             layout,
@@ -384,7 +373,7 @@ impl Ledger {
     /// Backs entries or slots of an area that begins at word `area`, so that a full disk is an
     /// error here and not a signal later.
     //= spec/ledger.md#growth
-    fn back(&self, area: usize, range: Range<usize>) -> io::Result<()> {
+    pub(super) fn back(&self, area: usize, range: Range<usize>) -> io::Result<()> {
         let (start, end) = (area + range.start * ENTRY, area + range.end * ENTRY);
         Ok(back(self.0.mapping.fd(), start, end)?)
     }
@@ -399,19 +388,6 @@ impl Ledger {
     #[inline]
     pub(super) fn link(&self) -> Option<&Link> {
         self.0.link.as_ref()
-    }
-
-    /// Whether the keeper lives, if somebody keeps the domain: one load.
-    //= spec/keeper.md#keeper-death
-    #[inline]
-    pub(super) fn is_kept(&self) -> bool {
-        self.0.keeper == 0
-            || self
-                .0
-                .mapping
-                .as_words()
-                .get(KEEPER)
-                .is_some_and(|word| robust::lives(word, self.0.keeper))
     }
 
     /// Contexts that departed, active in this process, each or not; in a kept domain by one
@@ -450,29 +426,6 @@ impl Ledger {
             })
         })
         .collect()
-    }
-
-    /// A slot for a process of which the keeper knows. None when there is none.
-    pub(super) fn enroll(&self, identity: &Identity, word: u64) -> Result<Option<u32>, Error> {
-        let back = |slots| self.back(self.0.layout.process_slots, slots);
-        Ok(self.processes().join(identity, word, &back)?)
-    }
-
-    /// A new context under `owner`. None when no entry is free.
-    pub(super) fn new_entry(
-        &self,
-        owner: u32,
-        id: [u64; 2],
-        near: usize,
-    ) -> io::Result<Option<(usize, Control)>> {
-        let back = |entries| self.back(self.0.layout.entries, entries);
-        self.table().establish(owner, id, near, &back)
-    }
-
-    /// [`Ledger::revoke`], by the keeper; answers which entry it was.
-    pub(super) fn revoke_entry(&self, id: &ContextId) -> Option<u32> {
-        let index = self.table().revoke_entry(halves(id))?;
-        u32::try_from(index).ok()
     }
 
     pub(super) fn table(&self) -> Table<'_, AtomicU64> {

@@ -28,6 +28,7 @@ mod growth;
 mod header;
 mod importer;
 pub mod keeper;
+mod kept;
 mod keyring;
 mod keys;
 mod link;

@@ -30,6 +30,9 @@ const OUTCOME: usize = 1 + 8 + GRANT;
 pub(super) const LONGEST_REQUEST: usize = 3 + MOST * ARRIVING;
 pub(super) const LONGEST_ANSWER: usize = 3 + MOST * OUTCOME;
 
+/// The request for the ledger's descriptor, which is all of it.
+pub(super) const LEDGER: u8 = 8;
+
 /// The first byte of each answer.
 pub(super) const WELCOME: u8 = 0x81;
 pub(super) const ESTABLISHED: u8 = 0x82;
@@ -151,6 +154,7 @@ pub(super) enum Request<'a> {
     Arrive(&'a [u8]),
     End(&'a [u8]),
     Revoke(ContextId),
+    Ledger,
 }
 
 /// A context that is to leave.
@@ -194,6 +198,7 @@ impl<'a> Request<'a> {
             5 => Self::Arrive(bytes.items::<ARRIVING>()?),
             6 => Self::End(bytes.items::<ENDING>()?),
             7 => Self::Revoke(bytes.array()?),
+            LEDGER => Self::Ledger,
             _ => return None,
         };
         bytes.0.is_empty().then_some(request)
@@ -208,6 +213,7 @@ impl<'a> Request<'a> {
             Self::Arrive(_) => Ask::Arrive,
             Self::End(_) => Ask::End,
             Self::Revoke(_) => Ask::Revoke,
+            Self::Ledger => Ask::Ledger,
         }
     }
 }

@@ -186,8 +186,7 @@ impl Reports {
         let answer = [if connection.is_some() { GIVEN } else { REFUSED }];
         let fds: Vec<BorrowedFd<'_>> = connection.into_iter().map(AsFd::as_fd).collect();
         // One that asks and does not read is not waited for.
-        let _ = socket::set_blocking(&self.0, false)
-            .and_then(|()| socket::send_with_fds(&self.0, &[IoSlice::new(&answer)], &fds));
+        let _ = socket::send_with_fds_now(&self.0, &[IoSlice::new(&answer)], &fds);
     }
 
     /// The next report, without waiting for one.

@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rustix::thread::gettid;
@@ -37,15 +37,34 @@ thread_local! {
 
 /// A word that holds this thread's number as long as the thread lives. One for each thread.
 ///
-/// Dropping it marks the word as the thread's end would. It stays in its thread.
+/// Dropping it marks the word as the thread's end would, and like that leaves it alone when the
+/// thread [stands aside](Lifeline::stand_aside). It stays in its thread.
 pub struct Lifeline {
     /// Owned; a raw pointer, because the kernel holds it as well.
     list: *mut List,
     futex: *const AtomicU32,
+    word: *const AtomicU64,
     /// What the C library had registered for its own robust locks: this thread has none locked.
     before: (usize, usize),
     born: u64,
     number: u64,
+}
+
+/// What a word holds while its thread stands aside: nothing that a number could be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aside(u64);
+
+impl Aside {
+    /// The high half of the word; not zero.
+    pub const fn new(high: u32) -> Self {
+        assert!(high != 0, "a word of zero is nobody's");
+        Self((high as u64) << 32)
+    }
+
+    /// The whole word.
+    pub const fn word(self) -> u64 {
+        self.0
+    }
 }
 
 /// Whether `word` still holds the number that [`Lifeline::number`] was.
@@ -123,10 +142,31 @@ impl Lifeline {
         Ok(Self {
             list,
             futex,
+            word,
             before,
             born: process::word(),
             number,
         })
+    }
+
+    /// From now on the word holds `value`, which is no thread's number, and the thread's end does not
+    /// change it: its low half is zero.
+    pub fn stand_aside(&self, value: Aside) {
+        self.store(value.0);
+    }
+
+    /// The word holds the thread's number again.
+    pub fn stand_again(&self) {
+        self.store(self.number);
+    }
+
+    fn store(&self, value: u64) {
+        if self.born != process::word() {
+            return;
+        }
+        // SAFETY: The word is in a mapping that outlives this, and only ever accessed as an atomic:
+        // whole here, and by its low half where the kernel marks it.
+        unsafe { (*self.word).store(value, Release) };
     }
 
     /// What the word holds as long as the thread lives.
@@ -144,7 +184,12 @@ impl Drop for Lifeline {
         // SAFETY: The word is in a mapping that outlives this, and only ever accessed as an atomic;
         // once the kernel has the old list again, nobody else has ours.
         unsafe {
-            (*self.futex).store(libc::FUTEX_OWNER_DIED, Release);
+            let _ = (*self.futex).compare_exchange(
+                self.number as u32,
+                libc::FUTEX_OWNER_DIED,
+                Release,
+                Relaxed,
+            );
             if libc::syscall(libc::SYS_set_robust_list, self.before.0, self.before.1) == 0 {
                 drop(Box::from_raw(self.list));
             }
@@ -183,6 +228,31 @@ mod tests {
         child.kill(Signal::KILL).unwrap();
         child.wait().unwrap();
         assert!(!lives(word, u64::from(child.pid())));
+    }
+
+    #[test]
+    fn who_stands_aside_leaves_its_word_when_it_dies_and_can_come_back() {
+        const ASIDE: Aside = Aside::new(1);
+        let mapping = mapping();
+        let word = &mapping.as_words()[5];
+        for comes_back in [false, true] {
+            let mut child = match fork().unwrap() {
+                Fork::Child => {
+                    let lifeline = Lifeline::tie(&mapping, 5).unwrap();
+                    lifeline.stand_aside(ASIDE);
+                    if comes_back {
+                        lifeline.stand_again();
+                    }
+                    rustix::process::kill_process(rustix::process::getpid(), Signal::KILL).unwrap();
+                    process::exit_now(1);
+                }
+                Fork::Parent(child) => child,
+            };
+            child.wait().unwrap();
+            let found = word.load(Acquire);
+            assert_eq!(found == ASIDE.word(), !comes_back, "{found:x}");
+            assert!(!lives(word, u64::from(child.pid())));
+        }
     }
 
     #[test]

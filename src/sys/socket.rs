@@ -140,6 +140,25 @@ pub fn send_with_fds(
     message: &[IoSlice<'_>],
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<usize> {
+    send_all(socket, message, fds, SendFlags::NOSIGNAL)
+}
+
+/// [`send_with_fds`], without waiting: `WouldBlock` when there is no room.
+pub fn send_with_fds_now(
+    socket: impl AsFd,
+    message: &[IoSlice<'_>],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    send_all(socket, message, fds, flags)
+}
+
+fn send_all(
+    socket: impl AsFd,
+    message: &[IoSlice<'_>],
+    fds: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<usize> {
     if fds.len() > MAX_DESCRIPTORS {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -149,7 +168,7 @@ pub fn send_with_fds(
         return Err(io::ErrorKind::InvalidInput.into());
     }
     loop {
-        match sendmsg(&socket, message, &mut control, SendFlags::NOSIGNAL) {
+        match sendmsg(&socket, message, &mut control, flags) {
             Err(Errno::INTR) => {}
             answer => return Ok(answer?),
         }

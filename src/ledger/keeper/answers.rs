@@ -113,6 +113,9 @@ impl Keeper {
             }
             _ => return false,
         };
+        if let Request::Ledger = asked {
+            return self.welcome(id);
+        }
         let Some(member) = self.members.get_mut(id) else {
             return true;
         };
@@ -140,21 +143,29 @@ impl Keeper {
             self.ledger.processes().leave(slot);
             return false;
         }
+        if let Some(member) = self.members.get_mut(id) {
+            member.phase = after(role, Phase::New, super::roles::Ask::Hello, 0);
+        }
+        self.welcome(id)
+    }
+
+    /// Says what the domain is, and gives the ledger.
+    //= spec/keeper.md#following
+    fn welcome(&mut self, id: MemberId) -> bool {
+        let Some(member) = self.members.get(id) else {
+            return true;
+        };
         let welcome = Welcome {
-            role,
+            role: member.role,
             quota: self.options.quota,
             key: self.secrets.id(),
             domain: self.ledger.domain_id(),
         };
+        self.answer.truncate(0);
         welcome.write(&mut self.answer);
-        let Some(member) = self.members.get_mut(id) else {
-            return true;
-        };
-        member.phase = after(role, Phase::New, super::roles::Ask::Hello, 0);
-        // Nothing was sent over it before: there is room.
         let message = [std::io::IoSlice::new(&self.answer)];
         let ledger = [self.ledger.mapping().fd()];
-        socket::send_with_fds(&member.socket, &message, &ledger).is_ok()
+        socket::send_with_fds_now(&member.socket, &message, &ledger).is_ok()
     }
 
     /// Does what is asked and writes the answer: how many contexts have arrived. None when the
@@ -162,6 +173,8 @@ impl Keeper {
     fn fulfil(&mut self, asker: &Asker, asked: &Request<'_>) -> Option<usize> {
         match asked {
             Request::Hello => return None,
+            // Answered with a descriptor, by whoever called this.
+            Request::Ledger => {}
             Request::Establish => self.establish(asker),
             Request::Depart(terms, items) => self.depart(asker, terms, items)?,
             Request::Open(handle) => self.open(asker, handle),

@@ -7,7 +7,10 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
+use serde::{Deserialize, Serialize};
+
 use super::members::MemberId;
+use crate::ledger::header::MAX_ENTRIES;
 use crate::ledger::importer::Permitted;
 
 /// A departure: entry and epoch, which never come twice.
@@ -49,6 +52,24 @@ struct Account {
     owner: Option<MemberId>,
     held: Vec<u32>,
     charged: u32,
+}
+
+/// The keeper's memory, as it goes to the keeper that comes after it.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Inventory {
+    /// Those of which there is something to remember, by their number; last in a member's list last.
+    entries: Vec<(u32, Listed)>,
+    deadlines: Vec<(u64, Departed)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Listed {
+    holder: Option<MemberId>,
+    payer: Option<MemberId>,
+    pid: u32,
+    importer: Permitted,
+    cookie: Option<u64>,
+    bundle: Option<(Departed, Permitted)>,
 }
 
 /// The keeper's memory. Its size is bounded by the ledger's and by the number of members.
@@ -213,6 +234,63 @@ impl Book {
         }
         self.deadlines.pop();
         Some(departed)
+    }
+
+    /// All of it.
+    //= spec/keeper.md#succession
+    pub(super) fn inventory(&self) -> Inventory {
+        let listed = |entry: &Entry| Listed {
+            holder: entry.holder.map(|(id, _)| id),
+            payer: entry.payer,
+            pid: entry.pid,
+            importer: entry.importer,
+            cookie: entry.cookie,
+            bundle: entry.bundle.map(|first| {
+                let permitted = self.bundle(first).unwrap_or(Permitted::Anyone);
+                (first, permitted)
+            }),
+        };
+        let entries = (0..).zip(&self.entries);
+        Inventory {
+            entries: entries
+                .filter(|(_, entry)| entry.pid != 0)
+                .map(|(index, entry)| (index, listed(entry)))
+                .collect(),
+            deadlines: self.deadlines.iter().map(|Reverse(one)| *one).collect(),
+        }
+    }
+
+    /// The memory of the keeper before this one. None when it cannot be one.
+    //= spec/keeper.md#succession
+    pub(super) fn succeed(inventory: Inventory) -> Option<Self> {
+        let mut book = Self::default();
+        for (index, listed) in inventory.entries {
+            if u64::from(index) >= MAX_ENTRIES {
+                return None;
+            }
+            if let Some(holder) = listed.holder {
+                book.give(index, holder, listed.pid);
+                continue;
+            }
+            if let Some(payer) = listed.payer {
+                book.account(payer).charged += 1;
+                book.in_transit += 1;
+            }
+            if let Some((first, importer)) = listed.bundle {
+                let new = Bundle { importer, left: 0 };
+                book.bundles.entry(first).or_insert(new).left += 1;
+            }
+            *book.entry(index) = Entry {
+                holder: None,
+                payer: listed.payer,
+                pid: listed.pid,
+                importer: listed.importer,
+                cookie: listed.cookie,
+                bundle: listed.bundle.map(|(first, _)| first),
+            };
+        }
+        book.deadlines = inventory.deadlines.into_iter().map(Reverse).collect();
+        Some(book)
     }
 
     /// Deadlines that are remembered.

@@ -5,13 +5,15 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
+use serde::{Deserialize, Serialize};
+
 use super::roles::{Phase, Role};
 use crate::ledger::ContextId;
 use crate::sys::process::{Identity, open_pidfd, pidfd_inode};
 use crate::sys::socket;
 
 /// One connection to the keeper. No later one has the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MemberId {
     pub(super) index: u32,
     pub(super) generation: u32,
@@ -24,7 +26,7 @@ pub(super) struct Process {
     pub(super) slot: u32,
     /// Readable once it has ended. None where the kernel has none: then the connection's end must
     /// do.
-    pidfd: Option<OwnedFd>,
+    pub(super) pidfd: Option<OwnedFd>,
 }
 
 /// A connection.
@@ -35,7 +37,7 @@ pub(super) struct Member {
     /// The one context it may open and import; any when none is named.
     pub(super) only: Option<ContextId>,
     pub(super) process: Option<Process>,
-    generation: u32,
+    pub(super) generation: u32,
 }
 
 impl Member {
@@ -46,11 +48,11 @@ impl Member {
 
 /// All connections, and the epoll instance that tells of them.
 pub(super) struct Members {
-    epoll: OwnedFd,
-    places: Vec<Option<Member>>,
-    free: Vec<u32>,
+    pub(super) epoll: OwnedFd,
+    pub(super) places: Vec<Option<Member>>,
+    pub(super) free: Vec<u32>,
     generation: u32,
-    most: usize,
+    pub(super) most: usize,
 }
 
 impl Members {
@@ -157,19 +159,33 @@ impl Members {
         Some(member)
     }
 
+    /// How many connections there have been, as far as it matters for the next one's id.
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// As if there had been so many.
+    pub(super) fn go_on_from(&mut self, generation: u32) {
+        self.generation = generation;
+    }
+
+    /// Every connection there is, with its id.
+    pub(super) fn all(&self) -> impl Iterator<Item = (MemberId, &Member)> {
+        let places = self.places.iter().zip(0..);
+        places.filter_map(|(place, index)| {
+            let member = place.as_ref()?;
+            let generation = member.generation;
+            Some((MemberId { index, generation }, member))
+        })
+    }
+
     /// Every connection there is.
     pub(super) fn ids(&self) -> Vec<MemberId> {
-        let places = self.places.iter().zip(0..);
-        places
-            .filter_map(|(place, index)| {
-                let generation = place.as_ref()?.generation;
-                Some(MemberId { index, generation })
-            })
-            .collect()
+        self.all().map(|(id, _)| id).collect()
     }
 }
 
-fn key(id: MemberId, of_process: bool) -> EventData {
+pub(super) fn key(id: MemberId, of_process: bool) -> EventData {
     let low = u64::from(id.index) << 1 | u64::from(of_process);
     EventData::new_u64(u64::from(id.generation) << 32 | low)
 }

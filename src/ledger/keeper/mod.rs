@@ -7,6 +7,7 @@
 //! | `book` | what the keeper remembers of each context |
 //! | `secrets` | the names and the keys of departures |
 //! | `answers` | one request after the other |
+//! | `succession` | what goes to the keeper that comes after this one |
 //!
 //! Invariants:
 //! - The algorithms of the ledger stay as they are: the keeper is the one process that runs them.
@@ -24,6 +25,7 @@ mod book;
 mod members;
 pub(super) mod roles;
 mod secrets;
+mod succession;
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -35,6 +37,8 @@ use rustix::event::epoll;
 
 pub use members::MemberId;
 pub use roles::Role;
+pub use secrets::KEYS;
+pub use succession::Retiring;
 
 use book::Book;
 use members::{Members, from_key};
@@ -42,7 +46,8 @@ use secrets::Secrets;
 
 use super::control::{Cause, Control};
 use super::header::{KEEPER, joined};
-use super::{ContextId, Error, Ledger, random_id, wire};
+use super::kept::MOVED;
+use super::{ContextId, Error, Ledger, header, random_id, wire};
 use crate::secret::{Depth, Scratch, scrubbed};
 use crate::sys::clock::boottime_ms;
 use crate::sys::process;
@@ -146,6 +151,8 @@ pub struct Keeper {
     /// Where the next free entry is looked for.
     near: usize,
     born: u64,
+    /// Another keeper goes on with all this.
+    left: bool,
     request: Vec<u8>,
     answer: Scratch,
 }
@@ -173,6 +180,7 @@ impl Keeper {
             options: *options,
             near: 0,
             born: process::word(),
+            left: false,
             request: vec![0; wire::LONGEST_REQUEST + 1],
             answer: Scratch::with_capacity(wire::LONGEST_ANSWER),
             ledger,
@@ -423,7 +431,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        if self.is_here().is_ok() {
+        if self.is_here().is_ok() && !self.left {
             self.members
                 .ids()
                 .into_iter()

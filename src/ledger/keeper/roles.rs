@@ -62,11 +62,12 @@ pub(in crate::ledger) enum Ask {
     Depart,
     End,
     Revoke,
+    Ledger,
 }
 
 impl Ask {
     #[cfg(all(test, not(loom)))]
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Hello,
         Self::Establish,
         Self::Open,
@@ -74,6 +75,7 @@ impl Ask {
         Self::Depart,
         Self::End,
         Self::Revoke,
+        Self::Ledger,
     ];
 }
 
@@ -81,9 +83,10 @@ impl Ask {
 /// connection.
 //= spec/keeper.md#roles
 pub(in crate::ledger) const fn permits(role: Role, phase: Phase, ask: Ask) -> bool {
-    use Ask::{Arrive, Depart, End, Establish, Hello, Open, Revoke};
+    use Ask::{Arrive, Depart, End, Establish, Hello, Ledger, Open, Revoke};
     match (phase, role) {
         (Phase::New, _) => matches!(ask, Hello),
+        _ if matches!(ask, Ledger) => true,
         (Phase::Ready, Role::Handshaker) => matches!(ask, Establish | Depart | End),
         (Phase::Ready, Role::Worker) => matches!(ask, Open | Arrive | Depart | End),
         (Phase::Ready, Role::Session) => matches!(ask, Open | Arrive),
@@ -116,7 +119,7 @@ mod tests {
         for ask in Ask::ALL {
             table += &format!(" {} |", format!("{ask:?}").to_uppercase());
         }
-        table += "\n|---|---|---|---|---|---|---|---|---|\n";
+        table += "\n|---|---|---|---|---|---|---|---|---|---|\n";
         for role in Role::ALL {
             for phase in [Phase::New, Phase::Ready, Phase::Running] {
                 if phase == Phase::Running && role != Role::Session {

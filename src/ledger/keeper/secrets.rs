@@ -14,6 +14,8 @@ const HALF: usize = HANDLE / 2;
 pub(super) struct Secrets {
     id: u64,
     keys: Slot<Keys>,
+    /// The three, as they were drawn.
+    raw: Slot<[u8; KEYS]>,
 }
 
 struct Keys {
@@ -22,26 +24,45 @@ struct Keys {
     seals: Prf,
 }
 
+/// Bytes of the keys, as they go to the keeper that comes after this one.
+pub const KEYS: usize = 96;
+
 impl Secrets {
     /// New ones.
     pub(super) fn new() -> Result<Self, Error> {
         let mut id = [0; 8];
         secret::random(&mut id)?;
-        Ok(Self {
-            id: u64::from_be_bytes(id),
-            keys: secret::scrubbed(Depth::Derived, || -> Result<_, Error> {
-                let mut random = Slot::<[u8; 32]>::zeroed();
-                let mut draw = || -> Result<Prf, Error> {
-                    secret::random(&mut random[..])?;
-                    Ok(Prf::new(&random))
-                };
-                Ok(Slot::new(Keys {
-                    names: draw()?,
-                    masks: draw()?,
-                    seals: draw()?,
-                }))
-            })?,
-        })
+        let mut raw = Slot::<[u8; KEYS]>::zeroed();
+        secret::random(&mut raw[..])?;
+        Ok(Self::of(u64::from_be_bytes(id), raw))
+    }
+
+    /// Those of the keeper before this one.
+    //= spec/keeper.md#succession
+    pub(super) fn succeed(id: u64, keys: &Slot<[u8; KEYS]>) -> Self {
+        let mut raw = Slot::<[u8; KEYS]>::zeroed();
+        raw.copy_from_slice(&keys[..]);
+        Self::of(id, raw)
+    }
+
+    fn of(id: u64, raw: Slot<[u8; KEYS]>) -> Self {
+        let keys = secret::scrubbed(Depth::Derived, || {
+            let (keys, _) = raw.as_chunks();
+            let prf = |at: usize| keys.get(at).map(Prf::new);
+            // Three times 32 bytes: each is there.
+            let zero = || Prf::new(&[0; 32]);
+            Slot::new(Keys {
+                names: prf(0).unwrap_or_else(zero),
+                masks: prf(1).unwrap_or_else(zero),
+                seals: prf(2).unwrap_or_else(zero),
+            })
+        });
+        Self { id, keys, raw }
+    }
+
+    /// The keys, for who comes after.
+    pub(super) fn raw(&self) -> &Slot<[u8; KEYS]> {
+        &self.raw
     }
 
     /// What tokens name these keys by.

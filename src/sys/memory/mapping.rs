@@ -1,13 +1,14 @@
 //! Memory that several processes share.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
-use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::fs::{fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
-use rustix::io::Errno;
+use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
+use rustix::fs::{fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create, seek};
+use rustix::io::{Errno, pread};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 use super::super::process;
@@ -119,6 +120,69 @@ impl Mapping {
             alone: None,
             fd,
         })
+    }
+
+    /// Puts the file of `fd` in this one's place, for reading only, at the same addresses: who
+    /// reads meanwhile reads the old words or the new ones. `InvalidData` when it is not as long, or
+    /// when its size is not sealed.
+    pub fn replace_read_only(&self, fd: impl AsFd) -> io::Result<()> {
+        let fd = fd.as_fd();
+        let sealed = fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(FIXED_SIZE));
+        if !sealed || usize::try_from(fstat(fd)?.st_size) != Ok(self.len) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        // SAFETY: The range is this mapping, which the kernel replaces in one step; all access to it
+        // is by atomics, whatever file is behind it.
+        unsafe {
+            mmap(
+                self.start.as_ptr().cast(),
+                self.len,
+                ProtFlags::READ,
+                MapFlags::SHARED | MapFlags::FIXED,
+                fd,
+                0,
+            )?;
+        }
+        // The old file is nobody's any more. SAFETY: Both are open descriptors of this process; the
+        // old one goes on to be owned by this value.
+        match unsafe { libc::dup3(fd.as_raw_fd(), self.fd.as_raw_fd(), libc::O_CLOEXEC) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the words that `fd`, a file of the same length, holds and that are not zero. What
+    /// neither file has memory for gets none.
+    pub fn copy_words_from(&self, fd: impl AsFd) -> io::Result<()> {
+        let fd = fd.as_fd();
+        let (mut at, end) = (0, self.len as u64);
+        let mut piece = vec![0; 64 * 1024];
+        while at < end {
+            let start = match seek(fd, SeekFrom::Data(at)) {
+                Err(Errno::NXIO) => break,
+                answer => answer?,
+            };
+            let stop = seek(fd, SeekFrom::Hole(start))?.min(end);
+            at = start;
+            while at < stop {
+                let most = usize::try_from(stop - at).map_or(piece.len(), |n| n.min(piece.len()));
+                let read = pread(fd, &mut piece[..most], at)?;
+                // Areas begin and end at pages.
+                if read == 0 || read % 8 != 0 {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                let place = usize::try_from(at / 8).unwrap_or(usize::MAX);
+                let words = self.as_words().get(place..).unwrap_or(&[]);
+                for (word, bytes) in words.iter().zip(piece[..read].as_chunks().0) {
+                    match u64::from_ne_bytes(*bytes) {
+                        0 => {}
+                        value => word.store(value, Relaxed),
+                    }
+                }
+                at += read as u64;
+            }
+        }
+        Ok(())
     }
 
     /// The words, `len() / 8` of them.
