@@ -19,6 +19,7 @@ use crate::sys::{clock, memory, process};
 
 use super::arguments::{ClientAuth, LogForm, Serve};
 use super::configuration::{self, Mistakes};
+use super::operator;
 
 /// Passwords a client may try on one connection.
 const ATTEMPTS: u8 = 3;
@@ -106,6 +107,7 @@ fn serve(options: &Serve, arguments: &Serve, given: &BTreeSet<String>) -> Result
         listen: options.listen,
         terms: terms(options),
         reload: reload(options, arguments, given),
+        control: operator::place(options),
     })?;
     if memory::unlocked() {
         log::line(format_args!(
@@ -172,6 +174,7 @@ fn reload(running: &Serve, arguments: &Serve, given: &BTreeSet<String>) -> Optio
         let fixed = [
             ("listen", options.listen == running.listen),
             ("state", options.state == running.state),
+            ("control", options.control == running.control),
         ];
         let changed: Vec<String> = fixed
             .iter()

@@ -9,8 +9,10 @@
 
 mod beginning;
 mod handshakers;
+mod operators;
 
 use handshakers::Which;
+use operators::Operators;
 
 use std::collections::VecDeque;
 use std::io;
@@ -106,6 +108,7 @@ pub(super) struct Supervisor {
     stopping: Stopping,
     keeper: Keeper,
     keeper_key: u64,
+    operators: Operators,
 }
 
 #[derive(Clone, Copy)]
@@ -169,6 +172,7 @@ pub(super) fn start(server: Server) -> Result<Result<Supervisor, Role>, Error> {
         stopping: Stopping::No,
         keeper: server.keeper,
         keeper_key,
+        operators: Operators::new(server.control),
     };
     // The zygote first: it is forked from a process that has read no private key.
     if let Some(forked) = supervisor.fork_zygote().map_err(system("zygote"))? {
@@ -178,6 +182,7 @@ pub(super) fn start(server: Server) -> Result<Result<Supervisor, Role>, Error> {
         return Ok(Err(supervisor.become_one(forked)));
     }
     supervisor.wait_until_ready()?;
+    supervisor.open_control()?;
     Ok(Ok(supervisor))
 }
 
@@ -193,6 +198,7 @@ impl Supervisor {
                 return Ok(self.become_one(forked));
             }
         }
+        self.operators.control.close(&self.poller);
         Ok(Role::Stopped)
     }
 
@@ -203,7 +209,7 @@ impl Supervisor {
                 Next::Message(FromHandshaker::Failed { text }, _) => {
                     return Err(Error::Handshaker(text));
                 }
-                Next::Message(FromHandshaker::Delivery { .. }, _) | Next::Broken(_) => {
+                Next::Message(..) | Next::Broken(_) => {
                     return Err(Error::Handshaker("the handshaker did not start".to_owned()));
                 }
                 Next::Nothing => {
@@ -237,7 +243,8 @@ impl Supervisor {
         };
         if !matches!(self.stopping, Stopping::No) {
             // Nobody who ends now is replaced.
-            return stop.into_iter().chain(self.retry).min();
+            let operators = self.operators.control.next_due();
+            return stop.into_iter().chain(self.retry).chain(operators).min();
         }
         let subprocesses = [self.zygote.due(), self.handshaker.due()];
         subprocesses
@@ -246,6 +253,7 @@ impl Supervisor {
             .chain(stop)
             .chain(self.retry)
             .chain(self.retiring.as_ref().map(|(_, until)| *until))
+            .chain(self.operators.control.next_due())
             .min()
     }
 
@@ -266,8 +274,11 @@ impl Supervisor {
             } else if self.sessions.has(key) {
                 self.sessions.read(key, &mut self.keeper, &self.poller);
                 settle = true;
+            } else if self.operators.control.has(key) {
+                settle |= self.hear_operators(key);
             }
         }
+        self.operators.control.expire(&self.poller);
         if settle {
             self.unstarted
                 .extend(self.sessions.settle(&mut self.keeper));
@@ -400,7 +411,10 @@ impl Supervisor {
         if self.zygote.is_due() {
             match self.fork_zygote() {
                 Ok(Some(forked)) => return Turn::Break(forked),
-                Ok(None) => self.retry = Some(Instant::now()),
+                Ok(None) => {
+                    self.operators.tally.restarts.zygote += 1;
+                    self.retry = Some(Instant::now());
+                }
                 Err(error) => self.zygote.not_forked(&error),
             }
         }
@@ -408,7 +422,10 @@ impl Supervisor {
             match self.fork_handshaker() {
                 Ok(Some(forked)) => return Turn::Break(forked),
                 // A new one accepts until it is told otherwise.
-                Ok(None) => self.accepting = true,
+                Ok(None) => {
+                    self.operators.tally.restarts.handshaker += 1;
+                    self.accepting = true;
+                }
                 Err(error) => self.handshaker.not_forked(&error),
             }
         }
@@ -450,10 +467,12 @@ impl Supervisor {
             sessions,
             unstarted,
             keeper,
+            operators,
             ..
         } = self;
         // First: it is dead here.
         drop(keeper);
+        drop(operators);
         drop((poller, zygote, handshaker, candidate, retiring));
         drop((sessions, unstarted));
         log::set_form(terms.log);
