@@ -9,6 +9,7 @@
 //! | `zygote` | forking a process for each session |
 //! | `confine` | what each process gives up before it meets a peer |
 //! | `link`, `telling` | what these processes tell each other |
+//! | [`service`] | what a service manager passes, and is told |
 //! | [`control`], [`tally`] | what operators ask, and what is counted for them |
 //! | [`poller`] | what is waited for |
 //!
@@ -25,6 +26,7 @@ pub mod identity;
 pub mod passwords;
 pub mod poller;
 pub mod reception;
+pub mod service;
 mod sessions;
 pub mod state;
 mod subprocess;
@@ -58,6 +60,8 @@ pub struct Plan {
     pub reload: Option<Reload>,
     /// Where operators ask; nowhere without it.
     pub control: Option<control::place::Place>,
+    /// A socket that listens already, which counts instead of `listen`.
+    pub listener: Option<TcpListener>,
 }
 
 /// Answers the terms that are to hold from now on, or every reason why the old ones go on to.
@@ -118,6 +122,8 @@ pub struct Server {
     keeper: Keeper,
     signals: Watch,
     control: Option<control::place::Place>,
+    /// The listener is not this server's alone.
+    passed: bool,
 }
 
 impl Server {
@@ -129,9 +135,14 @@ impl Server {
             terms,
             reload,
             control,
+            listener,
         } = plan;
         let refused = |error| Error::Listen(listen, error);
-        let listener = TcpListener::bind(listen).map_err(refused)?;
+        let passed = listener.is_some();
+        let listener = match listener {
+            Some(listener) => listener,
+            None => TcpListener::bind(listen).map_err(refused)?,
+        };
         listener.set_nonblocking(true).map_err(refused)?;
         let keeper = Keeper::new(&supervisor::KEPT).map_err(Error::Ledger)?;
         let mut signals = vec![Signal::TERM, Signal::INT, Signal::CHILD];
@@ -144,6 +155,7 @@ impl Server {
             keeper,
             signals,
             control,
+            passed,
         })
     }
 

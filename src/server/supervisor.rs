@@ -172,7 +172,7 @@ pub(super) fn start(server: Server) -> Result<Result<Supervisor, Role>, Error> {
         stopping: Stopping::No,
         keeper: server.keeper,
         keeper_key,
-        operators: Operators::new(server.control),
+        operators: Operators::new(server.control, server.passed),
     };
     // The zygote first: it is forked from a process that has read no private key.
     if let Some(forked) = supervisor.fork_zygote().map_err(system("zygote"))? {
@@ -189,6 +189,7 @@ pub(super) fn start(server: Server) -> Result<Result<Supervisor, Role>, Error> {
 impl Supervisor {
     /// Serves until a signal stops it; or until this is another process.
     pub(super) fn run(mut self) -> Result<Role, Error> {
+        self.tell_service();
         while !self.is_done() {
             let due = self.next_due();
             let due = due.map(|due| due.saturating_duration_since(Instant::now()));
@@ -243,8 +244,8 @@ impl Supervisor {
         };
         if !matches!(self.stopping, Stopping::No) {
             // Nobody who ends now is replaced.
-            let operators = self.operators.control.next_due();
-            return stop.into_iter().chain(self.retry).chain(operators).min();
+            let due = stop.into_iter().chain(self.retry);
+            return due.chain(self.operators.next_due()).min();
         }
         let subprocesses = [self.zygote.due(), self.handshaker.due()];
         subprocesses
@@ -253,7 +254,7 @@ impl Supervisor {
             .chain(stop)
             .chain(self.retry)
             .chain(self.retiring.as_ref().map(|(_, until)| *until))
-            .chain(self.operators.control.next_due())
+            .chain(self.operators.next_due())
             .min()
     }
 
@@ -287,6 +288,7 @@ impl Supervisor {
         self.press_on();
         self.replace_ended()?;
         self.regulate();
+        self.tell_service();
         Turn::Continue(())
     }
 
@@ -299,7 +301,10 @@ impl Supervisor {
         while let Ok(Some(signal)) = self.signals.next() {
             match signal {
                 Signal::CHILD => child = true,
-                Signal::HUP => self.reload(),
+                Signal::HUP => {
+                    self.operators.service.reloading();
+                    self.reload();
+                }
                 _ => self.stop(),
             }
         }
@@ -347,7 +352,9 @@ impl Supervisor {
             Stopping::No => {
                 self.stopping = Stopping::Waiting(Instant::now() + STOP_LIMIT);
                 // Nobody listens any more, whichever process has the listener.
-                let _ = rustix::net::shutdown(&self.listener, Shutdown::Read);
+                if !self.operators.service.has_listener() {
+                    let _ = rustix::net::shutdown(&self.listener, Shutdown::Read);
+                }
                 self.handshaker.send(&ToHandshaker::Stop, Vec::new());
                 self.unstarted.clear();
                 for one in [

@@ -7,6 +7,7 @@ use crate::server::Error;
 use crate::server::control::Control;
 use crate::server::control::answer::{Answer, Code, Contexts, Process, Request, Server};
 use crate::server::control::place::Place;
+use crate::server::service::{Phase, Service};
 use crate::server::tally::Tally;
 use crate::session::log;
 use crate::sys::{clock, process};
@@ -18,6 +19,8 @@ pub(super) struct Operators {
     pub(super) control: Control,
     /// What was counted; of sessions, these count themselves.
     pub(super) tally: Tally,
+    /// Who started the server, where that is a service manager.
+    pub(super) service: Service,
     place: Option<Place>,
     began: Instant,
     since: u64,
@@ -25,14 +28,21 @@ pub(super) struct Operators {
 
 impl Operators {
     /// Nobody can ask yet.
-    pub(super) fn new(place: Option<Place>) -> Self {
+    pub(super) fn new(place: Option<Place>, passed: bool) -> Self {
         Self {
             control: Control::default(),
             tally: Tally::default(),
+            service: Service::from_environment(passed),
             place,
             began: Instant::now(),
             since: clock::unix_seconds(),
         }
+    }
+
+    /// When something is due although nothing happens.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let control = self.control.next_due().into_iter();
+        control.chain(self.service.next_due()).min()
     }
 }
 
@@ -51,6 +61,17 @@ impl Supervisor {
             Err(absent) => log::line(format_args!("{absent}")),
         }
         Ok(())
+    }
+
+    /// Tells the service manager what has changed.
+    pub(super) fn tell_service(&mut self) {
+        let phase = match (&self.stopping, &self.candidate) {
+            (Stopping::No, None) => Phase::Ready,
+            (Stopping::No, Some(_)) => Phase::Reloading,
+            _ => Phase::Stopping,
+        };
+        let sessions = self.sessions.len();
+        self.operators.service.tell(phase, sessions, &self.listener);
     }
 
     /// Does what is asked under `key`; answers whether a session may be over.
