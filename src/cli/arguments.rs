@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::exit::SessionIdentifier;
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed (standard error says why), 2 wrong usage, 130 interrupted.";
 
@@ -25,6 +27,12 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Connect standard input and output to a TLS 1.3 or Baton server.
     Connect(Box<Connect>),
+    /// List the sessions of a running server, or end one of them.
+    Sessions(Sessions),
+    /// Print what a running server counts, as Prometheus text.
+    Metrics(Metrics),
+    /// Show what a running server does, in this terminal.
+    Top(Top),
     /// Print what an interprocess token shows to anyone: version, key id, nonce and size.
     Token(Token),
 }
@@ -97,6 +105,12 @@ pub struct Serve {
     /// Sessions at once; further clients wait.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub sessions: u32,
+    /// Where operators ask this server, or none [default: control in --state].
+    ///
+    /// A Unix socket for this user and root: baton sessions, metrics and top use it. Its folder must
+    /// have mode 0700, and is made if need be.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// Write the log for people, or as JSON: human, json [default: human on a terminal].
     #[arg(long, value_name = "FORM", value_enum, hide_possible_values = true)]
     pub log: Option<LogForm>,
@@ -166,6 +180,82 @@ pub struct Connect {
     pub password_fd: Option<u32>,
 }
 
+/// Which server is asked.
+#[derive(Clone, Debug, Args)]
+pub struct Asked {
+    /// The server's control socket [default: control in --state].
+    #[arg(long, value_name = "PATH", global = true)]
+    pub control: Option<PathBuf>,
+    /// The server's state folder [default: ~/.local/state/baton].
+    #[arg(long, value_name = "DIR", global = true)]
+    pub state: Option<PathBuf>,
+}
+
+/// `baton sessions`.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = OPERATOR_LONG)]
+pub struct Sessions {
+    /// The server.
+    #[command(flatten)]
+    pub asked: Asked,
+    /// Print JSON: an array with an object for each session.
+    #[arg(long)]
+    pub json: bool,
+    /// What to do with one of them.
+    #[command(subcommand)]
+    pub action: Option<SessionsAction>,
+}
+
+/// What can be done with a session.
+#[derive(Debug, Subcommand)]
+pub enum SessionsAction {
+    /// End a session: its context is dead at once, and its processes are killed.
+    Revoke {
+        /// The session, 32 hexadecimal digits.
+        #[arg(value_name = "SESSION")]
+        session: SessionIdentifier,
+    },
+}
+
+/// `baton metrics`.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = OPERATOR_LONG)]
+pub struct Metrics {
+    /// The server.
+    #[command(flatten)]
+    pub asked: Asked,
+    /// Answer GET /metrics over HTTP at this address, until it is stopped; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// `baton top`.
+#[derive(Debug, Args)]
+#[command(after_help = TOP_HELP, after_long_help = TOP_HELP)]
+pub struct Top {
+    /// The server.
+    #[command(flatten)]
+    pub asked: Asked,
+    /// Print one frame as plain text, and end.
+    #[arg(long)]
+    pub once: bool,
+    /// Seconds between two looks.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub every: u32,
+}
+
+const OPERATOR_LONG: &str = "\
+The server is asked at its control socket, by its own user or root. A process with no_new_privs set, as
+every command of a session has it, is refused.
+
+Exit codes: 0 done, 1 failed (standard error says why), 2 wrong usage.";
+
+const TOP_HELP: &str = "\
+Keys: up, down, page up, page down, home, end move in the list; left, right choose the column to sort by; r
+reverses; q, Esc and Ctrl-C end.
+
+Exit codes: 0 done, 1 failed (standard error says why), 2 wrong usage.";
+
 /// `baton token`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
@@ -216,6 +306,10 @@ mod tests {
             "baton connect a:1 --key k.pem",
             "baton connect a:1 --user u",
             "baton connect a:1 --message --password-fd 3",
+            "baton sessions revoke",
+            "baton sessions revoke abc",
+            "baton metrics --listen 9000",
+            "baton top --every 0",
             "baton token",
             "baton token a b",
         ] {

@@ -26,6 +26,7 @@ const SHOWN: usize = 40;
 enum Kind {
     Address,
     Path,
+    PathOrNone,
     Flag,
     Command,
     Integer(u64, u64),
@@ -52,6 +53,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("key", Kind::Path),
     ("password-file", Kind::Path),
     ("sessions", Kind::Integer(1, u32::MAX as u64)),
+    ("control", Kind::PathOrNone),
     ("log", Kind::Choice(&["human", "json"])),
 ];
 
@@ -59,7 +61,7 @@ impl Kind {
     /// The type, as the page names it.
     fn name(self) -> &'static str {
         match self {
-            Self::Address | Self::Path | Self::Choice(_) => "string",
+            Self::Address | Self::Path | Self::PathOrNone | Self::Choice(_) => "string",
             Self::Flag => "boolean",
             Self::Command => "array of strings",
             Self::Integer(..) => "integer",
@@ -71,6 +73,7 @@ impl Kind {
         match self {
             Self::Address => "an IP address and a port".to_owned(),
             Self::Path => "a path".to_owned(),
+            Self::PathOrNone => "a path, or \"none\"".to_owned(),
             Self::Flag => "true or false".to_owned(),
             Self::Command => "a command and its arguments, at least one string".to_owned(),
             Self::Integer(least, most) => format!("{least} to {most}"),
@@ -302,7 +305,7 @@ fn taken(kind: Kind, value: &Spanned<DeValue<'_>>) -> Result<Taken, String> {
         (kind, DeValue::String(text)) => {
             let good = match kind {
                 Kind::Address => text.parse::<std::net::SocketAddr>().is_ok(),
-                Kind::Path => !text.is_empty() && !text.contains('\0'),
+                Kind::Path | Kind::PathOrNone => !text.is_empty() && !text.contains('\0'),
                 Kind::Choice(words) => words.contains(&text.as_ref()),
                 _ => false,
             };
@@ -389,6 +392,7 @@ fn set(options: &mut Serve, name: &str, taken: Taken) {
         ("cert", Taken::Text(text)) => options.cert = Some(text.into()),
         ("key", Taken::Text(text)) => options.key = Some(text.into()),
         ("password-file", Taken::Text(text)) => options.password_file = Some(text.into()),
+        ("control", Taken::Text(text)) => options.control = Some(text.into()),
         ("client-auth", Taken::Text(text)) => {
             options.client_auth = match &text[..] {
                 "required" => ClientAuth::Required,

@@ -4,9 +4,13 @@
 pub mod arguments;
 pub mod configuration;
 pub mod connect;
+pub mod metrics;
+pub mod operator;
 pub mod serve;
+pub mod sessions;
 pub mod terminal;
 pub mod token;
+pub mod top;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -43,6 +47,9 @@ pub fn main() -> ExitCode {
             Err(connect::Error::Interrupted) => ExitCode::from(INTERRUPTED),
             other => ended(other),
         },
+        Command::Sessions(sessions) => ended(sessions::run(&sessions)),
+        Command::Metrics(metrics) => ended(metrics::run(&metrics)),
+        Command::Top(top) => ended(top::run(&top)),
         Command::Token(token) => {
             let name = token.file.display();
             ended(token::run(&token.file).map_err(|error| format!("{name}: {error}")))

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::cred::{AcceptorCredential, Anchors};
 use crate::establish::{AcceptorConfig, ClientCertificates};
 use crate::server::identity::{self, Identity, Origin};
+use crate::server::service;
 use crate::server::state::Folder;
 use crate::server::{self, Plan, Policy, Reload, Role, Server, Started, Terms, passwords};
 use crate::session::drive::Hops;
@@ -19,6 +20,7 @@ use crate::sys::{clock, memory, process};
 
 use super::arguments::{ClientAuth, LogForm, Serve};
 use super::configuration::{self, Mistakes};
+use super::operator;
 
 /// Passwords a client may try on one connection.
 const ATTEMPTS: u8 = 3;
@@ -36,6 +38,8 @@ pub enum Error {
     NoClientCa,
     /// The configuration file.
     Configuration(Mistakes),
+    /// What the service manager passed.
+    Passed(service::Unfit),
     /// The server.
     Server(server::Error),
     /// Standard output, or the address that was listened on.
@@ -50,6 +54,7 @@ impl fmt::Display for Error {
             Self::Passwords(error) => error.fmt(f),
             Self::NoClientCa => f.write_str("--client-auth with --cert needs --client-ca"),
             Self::Configuration(mistakes) => mistakes.fmt(f),
+            Self::Passed(unfit) => unfit.fmt(f),
             Self::Server(error) => error.fmt(f),
             Self::System(error) => error.fmt(f),
         }
@@ -68,6 +73,8 @@ impl From<server::Error> for Error {
 ///
 /// `given` are the names of the options that stood on the command line.
 pub fn run(arguments: &Serve, given: &BTreeSet<String>) -> Result<(), Error> {
+    // Before anything is opened.
+    let listener = service::passed_listener().map_err(Error::Passed)?;
     let mut options = arguments.clone();
     if let Some(path) = &arguments.config {
         let read = configuration::read(path, &mut options, given);
@@ -79,7 +86,7 @@ pub fn run(arguments: &Serve, given: &BTreeSet<String>) -> Result<(), Error> {
         }
     }
     log::set_form(form(&options));
-    serve(&options, arguments, given)
+    serve(&options, arguments, given, listener)
 }
 
 /// How the log is written.
@@ -93,7 +100,12 @@ fn form(options: &Serve) -> log::Form {
     }
 }
 
-fn serve(options: &Serve, arguments: &Serve, given: &BTreeSet<String>) -> Result<(), Error> {
+fn serve(
+    options: &Serve,
+    arguments: &Serve,
+    given: &BTreeSet<String>,
+    listener: Option<TcpListener>,
+) -> Result<(), Error> {
     if let Err(error) = process::set_not_dumpable() {
         log::line(format_args!("this process can be dumped: {error}"));
     }
@@ -106,6 +118,8 @@ fn serve(options: &Serve, arguments: &Serve, given: &BTreeSet<String>) -> Result
         listen: options.listen,
         terms: terms(options),
         reload: reload(options, arguments, given),
+        control: operator::place(options),
+        listener,
     })?;
     if memory::unlocked() {
         log::line(format_args!(
@@ -172,6 +186,7 @@ fn reload(running: &Serve, arguments: &Serve, given: &BTreeSet<String>) -> Optio
         let fixed = [
             ("listen", options.listen == running.listen),
             ("state", options.state == running.state),
+            ("control", options.control == running.control),
         ];
         let changed: Vec<String> = fixed
             .iter()

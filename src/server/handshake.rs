@@ -4,6 +4,7 @@
 //! bytes (by [`crate::establish`]) and in time (by the loop that holds it); nothing of what the
 //! peer sends reaches the log but through [`Failed::reason`], which is printable.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -19,6 +20,9 @@ use crate::ledger::Domain;
 use crate::message::Message;
 use crate::record::{Alert, Record};
 use crate::session::channel::Messages;
+use crate::status::Minor;
+
+use super::tally::Refused;
 
 /// Bytes taken from a connection at once.
 const TAKEN: usize = 16 * 1024;
@@ -82,7 +86,38 @@ pub enum Progress {
 
 /// Why a handshake will not come to a good end: one line for the log.
 #[derive(Debug)]
-pub struct Refusal(pub String);
+pub struct Refusal {
+    /// What it counts as.
+    pub reason: Reason,
+    /// One line.
+    pub text: String,
+}
+
+/// What a refusal counts as.
+pub type Reason = fn(&mut Refused) -> &mut u64;
+
+/// A [`Refusal`] of this reason.
+fn refusal(reason: Reason, text: &dyn fmt::Display) -> Refusal {
+    let text = text.to_string();
+    Refusal { reason, text }
+}
+
+/// By what the peer is to blame for.
+fn reason(failed: &Failed) -> Reason {
+    match failed.status.minor() {
+        Minor::CertificateRefused
+        | Minor::CertificateMissing
+        | Minor::PasswordRefused
+        | Minor::PasswordMissing
+        | Minor::NameMismatch
+        | Minor::BindingsDiffer => |refused| &mut refused.credential,
+        Minor::AnonymousRefused => |refused| &mut refused.anonymous,
+        Minor::ContextTokenMalformed | Minor::ContextTokenTooLarge | Minor::FramingUnknown => {
+            |refused| &mut refused.garbage
+        }
+        _ => |refused| &mut refused.protocol,
+    }
+}
 
 enum Fed {
     More,
@@ -126,7 +161,12 @@ impl Handshake {
         let mut bytes = [0; TAKEN];
         for _ in 0..READS {
             match (&self.socket).read(&mut bytes) {
-                Ok(0) => return Err(Refusal("the peer closed the connection".to_owned())),
+                Ok(0) => {
+                    return Err(refusal(
+                        |refused| &mut refused.closed,
+                        &"the peer closed the connection",
+                    ));
+                }
                 Ok(count) => {
                     if let Fed::Established(live) = self.feed(&bytes[..count], domain)? {
                         // What the socket does not take now leaves with the context.
@@ -144,7 +184,7 @@ impl Handshake {
                     return Ok(Progress::Wants(EventFlags::IN));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Refusal(error.to_string())),
+                Err(error) => return Err(refusal(|refused| &mut refused.system, &error)),
             }
         }
         Ok(Progress::Wants(EventFlags::IN))
@@ -160,7 +200,8 @@ impl Handshake {
                         State::Message(Acceptor::new(config), Tokens::new(TOKEN_LIMIT))
                     }
                     None => {
-                        return Err(Refusal("neither TLS records nor message tokens".to_owned()));
+                        let text = "neither TLS records nor message tokens";
+                        return Err(refusal(|refused| &mut refused.garbage, &text));
                     }
                 };
                 self.feed(input, domain)
@@ -178,7 +219,8 @@ impl Handshake {
                         let told = context.abort(Alert::ACCESS_DENIED);
                         let output = told.and_then(|()| context.take_output());
                         self.unsent.extend_from_slice(&output.unwrap_or_default());
-                        return Err(Refusal("the client proves no name".to_owned()));
+                        let text = "the client proves no name";
+                        return Err(refusal(|refused| &mut refused.anonymous, &text));
                     }
                     Ok(Fed::Established(Box::new(Live::Record(context))))
                 }
@@ -198,7 +240,7 @@ impl Handshake {
         loop {
             let token = tokens
                 .next(&mut input)
-                .map_err(|error| Refusal(error.reason().to_owned()))?;
+                .map_err(|error| refusal(|refused| &mut refused.garbage, &error.reason()))?;
             let Some(token) = token else {
                 self.state = State::Message(acceptor, tokens);
                 return Ok(Fed::More);
@@ -229,7 +271,7 @@ impl Handshake {
             Ok(Step::Password(never)) => match never {},
             Err(failed) => {
                 self.unsent.extend_from_slice(&failed.output);
-                Err(Refusal(failed.to_string()))
+                Err(refusal(reason(&failed), &failed))
             }
         }
     }
@@ -241,7 +283,7 @@ impl Handshake {
                 Ok(count) => drop(self.unsent.drain(..count)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Refusal(error.to_string())),
+                Err(error) => return Err(refusal(|refused| &mut refused.system, &error)),
             }
         }
         Ok(true)
@@ -303,5 +345,5 @@ fn activate<F: crate::codec::Framing>(
 ) -> Result<Context<F>, Refusal> {
     finished
         .activate(domain)
-        .map_err(|kept| Refusal(kept.error.to_string()))
+        .map_err(|kept| refusal(|refused| &mut refused.local, &kept.error))
 }

@@ -23,10 +23,14 @@ use super::handshake::{Live, Policy};
 use super::link::{Broken, Link};
 use super::poller::{Keys, Poller};
 use super::reception::{Established, Reception};
+use super::tally::Handshakes;
 use super::telling::{FromHandshaker, ToHandshaker};
 
 /// How long a session's process has to import its context.
 const IMPORT_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often the supervisor is told what was counted, at most.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// What the handshaker starts from.
 pub(super) struct Handshaker {
@@ -45,6 +49,10 @@ struct Running {
     link_key: u64,
     accepting: bool,
     domain: Domain,
+    /// When the supervisor was last told what was counted, and how many were in progress then.
+    told: (Instant, usize),
+    /// Log lines lost that it was told of.
+    log_lost: u64,
 }
 
 impl Handshaker {
@@ -101,13 +109,16 @@ impl Running {
             link_key,
             accepting: true,
             domain,
+            told: (Instant::now(), 0),
+            log_lost: log::lost(),
         })
     }
 
     //= spec/processes.md#end
     fn run(mut self) -> Result<(), Broken> {
         loop {
-            let due = self.reception.next_due();
+            let due = self.reception.next_due().into_iter();
+            let due = due.chain(self.tally_due()).min();
             let limit = due.map(|due| due.saturating_duration_since(Instant::now()));
             let ready = self.poller.wait(limit).map_err(Broken::System)?;
             let mut accept = false;
@@ -129,10 +140,36 @@ impl Running {
             if accept {
                 self.accept()?;
             }
+            self.tell_tally()?;
             self.link
                 .watch_again(self.link_key, &self.poller)
                 .map_err(Broken::System)?;
         }
+    }
+
+    /// When the supervisor is to be told what was counted.
+    fn tally_due(&self) -> Option<Instant> {
+        let (told, in_progress) = self.told;
+        let changed = self.reception.tally != Handshakes::default()
+            || self.reception.in_progress() != in_progress;
+        (changed && !self.link.is_full()).then(|| told + TELL_EVERY)
+    }
+
+    //= spec/control.md#counts
+    fn tell_tally(&mut self) -> Result<(), Broken> {
+        match self.tally_due() {
+            Some(due) if due <= Instant::now() => self.tell_tally_now(),
+            _ => Ok(()),
+        }
+    }
+
+    fn tell_tally_now(&mut self) -> Result<(), Broken> {
+        let (lost, in_progress) = (log::lost(), self.reception.in_progress());
+        let mut tally = self.reception.tally.take(in_progress as u64);
+        tally.log_lost = lost - std::mem::replace(&mut self.log_lost, lost);
+        self.told = (Instant::now(), in_progress);
+        let message = FromHandshaker::Tally(Box::new(tally));
+        self.link.send(&message, Vec::new())
     }
 
     fn accept(&mut self) -> Result<(), Broken> {
@@ -155,6 +192,7 @@ impl Running {
                 ToHandshaker::Accept { yes } => self.accepting = yes,
                 ToHandshaker::Stop => {
                     self.reception.close(&self.poller);
+                    self.tell_tally_now()?;
                     return Ok(false);
                 }
             }

@@ -9,6 +9,8 @@
 //! | `zygote` | forking a process for each session |
 //! | `confine` | what each process gives up before it meets a peer |
 //! | `link`, `telling` | what these processes tell each other |
+//! | [`service`] | what a service manager passes, and is told |
+//! | [`control`], [`tally`] | what operators ask, and what is counted for them |
 //! | [`poller`] | what is waited for |
 //!
 //! The page is `spec/processes.md`. A handshake waits for its peer without holding up another. A
@@ -16,6 +18,7 @@
 //! it, from then on owns it, and tells the supervisor how it went.
 
 mod confine;
+pub mod control;
 pub mod handshake;
 mod handshaker;
 mod link;
@@ -23,10 +26,12 @@ pub mod identity;
 pub mod passwords;
 pub mod poller;
 pub mod reception;
+pub mod service;
 mod sessions;
 pub mod state;
 mod subprocess;
 mod supervisor;
+pub mod tally;
 mod telling;
 mod zygote;
 
@@ -53,6 +58,10 @@ pub struct Plan {
     pub terms: Terms,
     /// Asked at SIGHUP for new terms; without it the signal ends the server, as it does any process.
     pub reload: Option<Reload>,
+    /// Where operators ask; nowhere without it.
+    pub control: Option<control::place::Place>,
+    /// A socket that listens already, which counts instead of `listen`.
+    pub listener: Option<TcpListener>,
 }
 
 /// Answers the terms that are to hold from now on, or every reason why the old ones go on to.
@@ -85,6 +94,8 @@ pub enum Error {
     Ledger(ledger::Error),
     /// The handshaker did not start.
     Handshaker(String),
+    /// Operators were to ask where they cannot.
+    Control(control::place::Absent),
     /// The operating system refused something the server cannot do without.
     System(&'static str, io::Error),
 }
@@ -95,6 +106,7 @@ impl fmt::Display for Error {
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::Ledger(error) => write!(f, "no ledger: {error}"),
             Self::Handshaker(text) => f.write_str(text),
+            Self::Control(absent) => absent.fmt(f),
             Self::System(what, error) => write!(f, "{what}: {error}"),
         }
     }
@@ -109,6 +121,9 @@ pub struct Server {
     reload: Option<Reload>,
     keeper: Keeper,
     signals: Watch,
+    control: Option<control::place::Place>,
+    /// The listener is not this server's alone.
+    passed: bool,
 }
 
 impl Server {
@@ -119,9 +134,15 @@ impl Server {
             listen,
             terms,
             reload,
+            control,
+            listener,
         } = plan;
         let refused = |error| Error::Listen(listen, error);
-        let listener = TcpListener::bind(listen).map_err(refused)?;
+        let passed = listener.is_some();
+        let listener = match listener {
+            Some(listener) => listener,
+            None => TcpListener::bind(listen).map_err(refused)?,
+        };
         listener.set_nonblocking(true).map_err(refused)?;
         let keeper = Keeper::new(&supervisor::KEPT).map_err(Error::Ledger)?;
         let mut signals = vec![Signal::TERM, Signal::INT, Signal::CHILD];
@@ -133,6 +154,8 @@ impl Server {
             reload,
             keeper,
             signals,
+            control,
+            passed,
         })
     }
 

@@ -15,8 +15,10 @@ use rustix::net::SocketFlags;
 use crate::ledger::Domain;
 use crate::session::log;
 
+use super::handshake::Reason;
 use super::handshake::{Handshake, Live, Policy, Progress};
 use super::poller::{Keys, Poller};
+use super::tally::Handshakes;
 
 /// Handshakes in progress at once.
 pub const MOST_HANDSHAKES: usize = 1024;
@@ -40,6 +42,8 @@ pub struct Reception {
     order: VecDeque<(Instant, u64)>,
     /// The listener is left alone until then.
     paused: Option<Instant>,
+    /// What was counted, until it is taken from here.
+    pub tally: Handshakes,
 }
 
 /// A handshake that came to its good end.
@@ -70,12 +74,18 @@ impl Reception {
             handshakes: HashMap::new(),
             order: VecDeque::new(),
             paused: None,
+            tally: Handshakes::default(),
         })
     }
 
     /// Who gets in, of those whose handshakes begin from now on.
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+    }
+
+    /// Handshakes that have begun and not ended.
+    pub fn in_progress(&self) -> usize {
+        self.handshakes.len()
     }
 
     /// When something is due although nothing happens.
@@ -92,7 +102,12 @@ impl Reception {
     pub fn accept(&mut self, room: usize, poller: &Poller, keys: &mut Keys) -> Vec<u64> {
         let mut accepted = Vec::new();
         while self.paused.is_none() && accepted.len() < AT_ONCE {
-            if accepted.len() >= room || !self.has_place(poller) {
+            if accepted.len() >= room {
+                self.pause(poller);
+                break;
+            }
+            if !self.has_place(poller) {
+                self.tally.limits.handshakes += 1;
                 self.pause(poller);
                 break;
             }
@@ -105,6 +120,7 @@ impl Reception {
                 // Of that connection, or of nothing: the next may be better.
                 Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM) => {}
                 Err(error) => {
+                    self.tally.limits.system += 1;
                     log::line(format_args!("not accepting for a moment: {error}"));
                     self.pause(poller);
                 }
@@ -121,9 +137,11 @@ impl Reception {
         keys: &mut Keys,
     ) -> Option<u64> {
         let key = keys.draw();
+        self.tally.connections += 1;
         let handshake = Handshake::new(socket, remote, self.policy.clone());
         if let Err(error) = poller.add(&handshake.socket, key, EventFlags::IN) {
             log::line(format_args!("connection from {remote} dropped: {error}"));
+            self.tally.refused.system += 1;
             return None;
         }
         self.order.push_back((handshake.began, key));
@@ -139,7 +157,8 @@ impl Reception {
         self.trim_order();
         match self.order.front() {
             Some(&(began, key)) if began.elapsed() >= FAIR => {
-                self.drop_handshake(key, "others wait", poller);
+                let crowded: Reason = |refused| &mut refused.crowded;
+                self.drop_handshake(key, "others wait", crowded, poller);
                 true
             }
             _ => false,
@@ -185,9 +204,10 @@ impl Reception {
         let handshake = self.handshakes.get_mut(&key)?;
         let remote = handshake.remote;
         let progress = handshake.advance(domain, |refusal| {
+            *(refusal.reason)(&mut self.tally.refused) += 1;
             log::line(format_args!(
                 "connection from {remote} refused: {}",
-                refusal.0
+                refusal.text
             ));
         });
         match progress {
@@ -201,7 +221,13 @@ impl Reception {
                 None
             }
             Progress::Established(live, unsent) => {
-                let Handshake { socket, remote, .. } = self.take_out(key, poller)?;
+                let Handshake {
+                    socket,
+                    remote,
+                    began,
+                    ..
+                } = self.take_out(key, poller)?;
+                self.tally.established(began.elapsed());
                 Some(Established {
                     live,
                     socket,
@@ -218,7 +244,8 @@ impl Reception {
             self.trim_order();
             match self.order.front() {
                 Some(&(began, key)) if began.elapsed() >= HANDSHAKE_LIMIT => {
-                    self.drop_handshake(key, "the handshake took too long", poller);
+                    let slow: Reason = |refused| &mut refused.slow;
+                    self.drop_handshake(key, "the handshake took too long", slow, poller);
                 }
                 _ => return,
             }
@@ -231,9 +258,10 @@ impl Reception {
         Some(handshake)
     }
 
-    fn drop_handshake(&mut self, key: u64, why: &str, poller: &Poller) {
+    fn drop_handshake(&mut self, key: u64, why: &str, reason: Reason, poller: &Poller) {
         match self.take_out(key, poller) {
             Some(handshake) if !handshake.is_refused() => {
+                *reason(&mut self.tally.refused) += 1;
                 let remote = handshake.remote;
                 log::line(format_args!("connection from {remote} dropped: {why}"));
             }

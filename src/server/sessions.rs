@@ -6,6 +6,8 @@
 //! ledger, by itself, by the end of its process's connection, or because nobody is left who could
 //! import it.
 
+mod listing;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
@@ -25,6 +27,7 @@ use crate::session::parcel::Introduction;
 use crate::session::report::{Ending, Next, Report, Reports};
 
 use super::poller::Poller;
+use super::tally;
 use super::telling::FromHandshaker;
 
 /// Reports of one session that are read in one turn, so that none holds up the others.
@@ -46,6 +49,8 @@ pub(super) struct Sessions {
     heard: HashSet<u64>,
     /// Commands that were started on a session's plaintext, and their process groups.
     commands: HashMap<u32, Command>,
+    /// What was counted.
+    pub(super) tally: tally::Sessions,
 }
 
 struct Command {
@@ -116,6 +121,7 @@ struct Entry {
     died: Option<ExitStatus>,
     released: Option<Cause>,
     told: bool,
+    listed: listing::Listed,
 }
 
 /// The first process of a session.
@@ -173,6 +179,7 @@ impl Sessions {
         let session = pending.introduction.session();
         pending.attempts += 1;
         self.keys.insert(session, key);
+        let listed = listing::Listed::new(&pending.introduction);
         let entry = Entry {
             session,
             remote: pending.introduction.remote,
@@ -189,6 +196,7 @@ impl Sessions {
             died: None,
             released: None,
             told: false,
+            listed,
         };
         self.entries.insert(key, entry);
     }
@@ -205,6 +213,7 @@ impl Sessions {
             if entry.process == 0 {
                 entry.process = process;
             }
+            entry.keep_cut_off();
             self.processes.insert(process, *key);
         }
     }
@@ -281,6 +290,8 @@ impl Sessions {
         for _ in 0..AT_ONCE {
             match entry.reports.next() {
                 Next::Report(Report::Running { process, .. }) => {
+                    self.tally.imported(entry.leader == 0);
+                    entry.listed.imported();
                     match entry.pending.take() {
                         // The first is entered by whoever waits for it.
                         Some(pending) => {
@@ -298,6 +309,7 @@ impl Sessions {
                         }
                     }
                     entry.process = process;
+                    entry.keep_cut_off();
                 }
                 Next::Report(Report::Command { process }) if !entry.has_command => {
                     entry.has_command = true;
@@ -361,6 +373,7 @@ impl Sessions {
             }
             if let Some(mut entry) = self.entries.remove(&key) {
                 entry.tell();
+                entry.count(&mut self.tally);
                 if self.processes.get(&entry.process) == Some(&key) {
                     self.processes.remove(&entry.process);
                 }
@@ -374,7 +387,9 @@ impl Sessions {
     //= spec/sessions.md#release
     pub(super) fn collect(&mut self, keeper: &mut Keeper) {
         let (entries, keys) = (&mut self.entries, &self.keys);
+        let tally = &mut self.tally;
         keeper.releases(|release| {
+            tally.released(release.cause);
             let session = SessionIdentifier::from(release.id);
             match keys.get(&session).and_then(|key| entries.get_mut(key)) {
                 Some(entry) => {
@@ -465,6 +480,7 @@ impl Entry {
             return;
         }
         let released = match self.released {
+            Some(Cause::Revoked) if self.listed.is_cut_off() => "released: revoked".to_owned(),
             Some(why) => format!("released: {}", cause(why)),
             None => "not released".to_owned(),
         };

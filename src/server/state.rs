@@ -207,6 +207,12 @@ impl Folder {
     }
 }
 
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// Reads a file of secrets that the user named on the command line: a regular file of this user,
 /// closed to others, at most [`MAX_FILE`] bytes. A symbolic link is followed: the user said so.
 pub fn read_secret(path: &Path) -> Result<Vec<u8>, Refused> {

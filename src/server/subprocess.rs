@@ -76,6 +76,11 @@ impl Subprocess {
         self.again = Some(Instant::now() + FIRST_WAIT);
     }
 
+    /// The process, while there is one.
+    pub(super) fn process(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::pid)
+    }
+
     /// The key it has in the poller.
     pub(super) fn key(&self) -> u64 {
         self.key

@@ -9,8 +9,10 @@
 
 mod beginning;
 mod handshakers;
+mod operators;
 
 use handshakers::Which;
+use operators::Operators;
 
 use std::collections::VecDeque;
 use std::io;
@@ -106,6 +108,7 @@ pub(super) struct Supervisor {
     stopping: Stopping,
     keeper: Keeper,
     keeper_key: u64,
+    operators: Operators,
 }
 
 #[derive(Clone, Copy)]
@@ -169,6 +172,7 @@ pub(super) fn start(server: Server) -> Result<Result<Supervisor, Role>, Error> {
         stopping: Stopping::No,
         keeper: server.keeper,
         keeper_key,
+        operators: Operators::new(server.control, server.passed),
     };
     // The zygote first: it is forked from a process that has read no private key.
     if let Some(forked) = supervisor.fork_zygote().map_err(system("zygote"))? {
@@ -178,12 +182,14 @@ pub(super) fn start(server: Server) -> Result<Result<Supervisor, Role>, Error> {
         return Ok(Err(supervisor.become_one(forked)));
     }
     supervisor.wait_until_ready()?;
+    supervisor.open_control()?;
     Ok(Ok(supervisor))
 }
 
 impl Supervisor {
     /// Serves until a signal stops it; or until this is another process.
     pub(super) fn run(mut self) -> Result<Role, Error> {
+        self.tell_service();
         while !self.is_done() {
             let due = self.next_due();
             let due = due.map(|due| due.saturating_duration_since(Instant::now()));
@@ -193,6 +199,7 @@ impl Supervisor {
                 return Ok(self.become_one(forked));
             }
         }
+        self.operators.control.close(&self.poller);
         Ok(Role::Stopped)
     }
 
@@ -203,7 +210,7 @@ impl Supervisor {
                 Next::Message(FromHandshaker::Failed { text }, _) => {
                     return Err(Error::Handshaker(text));
                 }
-                Next::Message(FromHandshaker::Delivery { .. }, _) | Next::Broken(_) => {
+                Next::Message(..) | Next::Broken(_) => {
                     return Err(Error::Handshaker("the handshaker did not start".to_owned()));
                 }
                 Next::Nothing => {
@@ -237,7 +244,8 @@ impl Supervisor {
         };
         if !matches!(self.stopping, Stopping::No) {
             // Nobody who ends now is replaced.
-            return stop.into_iter().chain(self.retry).min();
+            let due = stop.into_iter().chain(self.retry);
+            return due.chain(self.operators.next_due()).min();
         }
         let subprocesses = [self.zygote.due(), self.handshaker.due()];
         subprocesses
@@ -246,6 +254,7 @@ impl Supervisor {
             .chain(stop)
             .chain(self.retry)
             .chain(self.retiring.as_ref().map(|(_, until)| *until))
+            .chain(self.operators.next_due())
             .min()
     }
 
@@ -266,8 +275,11 @@ impl Supervisor {
             } else if self.sessions.has(key) {
                 self.sessions.read(key, &mut self.keeper, &self.poller);
                 settle = true;
+            } else if self.operators.control.has(key) {
+                settle |= self.hear_operators(key);
             }
         }
+        self.operators.control.expire(&self.poller);
         if settle {
             self.unstarted
                 .extend(self.sessions.settle(&mut self.keeper));
@@ -276,6 +288,7 @@ impl Supervisor {
         self.press_on();
         self.replace_ended()?;
         self.regulate();
+        self.tell_service();
         Turn::Continue(())
     }
 
@@ -288,7 +301,10 @@ impl Supervisor {
         while let Ok(Some(signal)) = self.signals.next() {
             match signal {
                 Signal::CHILD => child = true,
-                Signal::HUP => self.reload(),
+                Signal::HUP => {
+                    self.operators.service.reloading();
+                    self.reload();
+                }
                 _ => self.stop(),
             }
         }
@@ -336,7 +352,9 @@ impl Supervisor {
             Stopping::No => {
                 self.stopping = Stopping::Waiting(Instant::now() + STOP_LIMIT);
                 // Nobody listens any more, whichever process has the listener.
-                let _ = rustix::net::shutdown(&self.listener, Shutdown::Read);
+                if !self.operators.service.has_listener() {
+                    let _ = rustix::net::shutdown(&self.listener, Shutdown::Read);
+                }
                 self.handshaker.send(&ToHandshaker::Stop, Vec::new());
                 self.unstarted.clear();
                 for one in [
@@ -400,7 +418,10 @@ impl Supervisor {
         if self.zygote.is_due() {
             match self.fork_zygote() {
                 Ok(Some(forked)) => return Turn::Break(forked),
-                Ok(None) => self.retry = Some(Instant::now()),
+                Ok(None) => {
+                    self.operators.tally.restarts.zygote += 1;
+                    self.retry = Some(Instant::now());
+                }
                 Err(error) => self.zygote.not_forked(&error),
             }
         }
@@ -408,7 +429,10 @@ impl Supervisor {
             match self.fork_handshaker() {
                 Ok(Some(forked)) => return Turn::Break(forked),
                 // A new one accepts until it is told otherwise.
-                Ok(None) => self.accepting = true,
+                Ok(None) => {
+                    self.operators.tally.restarts.handshaker += 1;
+                    self.accepting = true;
+                }
                 Err(error) => self.handshaker.not_forked(&error),
             }
         }
@@ -450,10 +474,12 @@ impl Supervisor {
             sessions,
             unstarted,
             keeper,
+            operators,
             ..
         } = self;
         // First: it is dead here.
         drop(keeper);
+        drop(operators);
         drop((poller, zygote, handshaker, candidate, retiring));
         drop((sessions, unstarted));
         log::set_form(terms.log);

@@ -5,6 +5,8 @@ use serde_bytes::ByteBuf;
 
 use crate::session::parcel::Introduction;
 
+use super::tally::Handshakes;
+
 /// From the handshaker.
 //= spec/processes.md#from-handshaker
 #[derive(Serialize, Deserialize)]
@@ -16,6 +18,8 @@ pub(super) enum FromHandshaker {
         /// Why, for people.
         text: String,
     },
+    /// What was counted since this was last told.
+    Tally(Box<Handshakes>),
     /// An established context; with its connection.
     Delivery {
         /// What is told of it.

@@ -9,6 +9,19 @@ use crate::sys::process;
 
 use super::channel::Channel;
 
+/// What a service manager and the server have between themselves.
+const SERVICE: [&str; 9] = [
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PIDFDID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "MAINPID",
+    "FDSTORE",
+];
+
 /// Facts of a session that do not change, and the processes it went through.
 #[derive(Clone, Debug)]
 pub struct About {
@@ -105,6 +118,10 @@ impl About {
         };
         for stale in ["TCPREMOTEHOST", "TCPREMOTEINFO", "TCPLOCALHOST"] {
             command.env_remove(stale);
+        }
+        //= spec/service.md#clean
+        for servers in SERVICE {
+            command.env_remove(servers);
         }
     }
 }

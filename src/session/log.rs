@@ -8,7 +8,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::exit::SessionIdentifier;
@@ -32,6 +32,7 @@ pub enum Form {
 }
 
 static JSON: AtomicBool = AtomicBool::new(false);
+static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// How lines are written from now on, in this process and those it forks. Human before.
 pub fn set_form(form: Form) {
@@ -55,7 +56,14 @@ fn write(session: Option<SessionIdentifier>, text: fmt::Arguments<'_>) {
         false => human(session, text),
         true => json(SystemTime::now(), process::pid(), session, text),
     };
-    let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    if std::io::stderr().lock().write_all(line.as_bytes()).is_err() {
+        LOST.fetch_add(1, Relaxed);
+    }
+}
+
+/// Lines of this process, and of those it was forked from, that nobody took.
+pub fn lost() -> u64 {
+    LOST.load(Relaxed)
 }
 
 //= spec/configuration.md#human

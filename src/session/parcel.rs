@@ -83,6 +83,11 @@ impl Introduction {
         SessionIdentifier::from(self.session)
     }
 
+    /// Who the peer is, if it proved that.
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
     /// The session's beginning, for the log.
     pub fn log_started(&self, process: u32) {
         log::of_session(
@@ -97,11 +102,13 @@ impl Introduction {
         );
     }
 
-    fn cipher(&self) -> &'static str {
+    /// The name of the cipher suite.
+    pub fn cipher(&self) -> &'static str {
         Suite::from_code(self.suite).map_or("unknown", Suite::name)
     }
 
-    fn framing(&self) -> &'static str {
+    /// The name of the framing.
+    pub fn framing(&self) -> &'static str {
         match self.messages {
             true => Messages::FRAMING,
             false => <Context<Record> as Channel>::FRAMING,

@@ -33,6 +33,8 @@ pub mod memory;
 mod page;
 // This process, others, and children.
 pub mod process;
+// Descriptors that a service manager passed to this process.
+pub mod passed;
 // A word in shared memory that tells of a thread's end.
 pub mod robust;
 // Wiping memory that the compiler would rather leave.

@@ -44,6 +44,7 @@ cert = "c"
 key = "k"
 password-file = "p"
 sessions = 7
+control = "x"
 exec = ["sh", "-c", "true"]
 http = false
 log = "json"
@@ -104,10 +105,11 @@ fn the_page_names_every_key_and_every_key_is_set() {
         set.cert,
         set.key,
         set.password_file,
+        set.control,
     ];
     assert_eq!(
         paths.map(Option::unwrap),
-        ["s", "ca", "c", "k", "p"].map(PathBuf::from)
+        ["s", "ca", "c", "k", "p", "x"].map(PathBuf::from)
     );
     assert!(applied("http = true", &[]).0.http);
 }

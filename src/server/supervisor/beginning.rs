@@ -125,6 +125,7 @@ impl Supervisor {
         self.retry = None;
         for _ in 0..self.unstarted.len() {
             if let Some(pending) = self.unstarted.pop_front() {
+                self.operators.tally.retries += 1;
                 self.begin(pending);
             }
         }
@@ -137,6 +138,7 @@ impl Supervisor {
             && !self.zygote.is_full();
         if room != self.accepting {
             self.accepting = room;
+            self.operators.tally.limits.sessions += u64::from(!room);
             self.handshaker
                 .send(&ToHandshaker::Accept { yes: room }, Vec::new());
         }

@@ -49,6 +49,10 @@ impl Supervisor {
                     Which::Candidate => return self.take_over(),
                     Which::Present | Which::Retiring => continue,
                 },
+                Next::Message(FromHandshaker::Tally(counted), fds) if fds.is_empty() => {
+                    self.operators.tally.handshakes.add(&counted);
+                    continue;
+                }
                 Next::Message(FromHandshaker::Failed { text }, fds) if fds.is_empty() => {
                     let text = text.escape_debug();
                     log::line(format_args!("{text}"));
