@@ -357,6 +357,7 @@ fn metrics_say_what_has_happened_in_text_that_prometheus_reads() {
     let mut noise = TcpStream::connect(serving.address).unwrap();
     noise.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
     let _ = noise.read_to_end(&mut Vec::new());
+    drop(noise);
     drop(TcpStream::connect(serving.address).unwrap());
     serving.log.wait_for_nth(2, "refused");
     let zygote = children(serving.process());
