@@ -445,6 +445,7 @@ impl Supervisor {
                 // A new one accepts until it is told otherwise.
                 Ok(None) => {
                     self.operators.tally.restarts.handshaker += 1;
+                    self.operators.tally.handshakes.in_progress = 0;
                     self.accepting = true;
                 }
                 Err(error) => self.handshaker.not_forked(&error),
