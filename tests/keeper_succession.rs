@@ -149,40 +149,44 @@ fn serve(mut keeper: Keeper, control: &OwnedFd) {
                 causes.retain(|cause| *cause == Cause::Revoked);
                 say(control, &[REVOKE, causes.len() as u8], &[]);
             }
-            [GIVE] => match retired(keeper, &fds.pop().unwrap(), control) {
-                Some(goes_on) => keeper = goes_on,
-                None => return,
-            },
+            [GIVE] => {
+                if !goes_on(&mut keeper, &fds.pop().unwrap(), control) {
+                    return;
+                }
+            }
             other => panic!("{other:?}"),
         }
     }
 }
 
-/// Gives all, and then does what it is told; the keeper, when it is to go on.
-fn retired(keeper: Keeper, to: &OwnedFd, control: &OwnedFd) -> Option<Keeper> {
+/// Gives all, and then does what it is told; whether it goes on.
+fn goes_on(keeper: &mut Keeper, to: &OwnedFd, control: &OwnedFd) -> bool {
     let retiring = keeper.retire();
     given(&retiring, to);
     loop {
-        match hear(control)?.0[..] {
+        let Some((order, _)) = hear(control) else {
+            return false;
+        };
+        match order[..] {
             [MOVE_OUT] => {
                 retiring.move_out();
                 say(control, &[MOVE_OUT], &[]);
             }
             [RESUME] => {
-                let keeper = retiring.resume();
+                drop(retiring);
                 say(control, &[RESUME], &[]);
-                return Some(keeper);
+                return true;
             }
             [LEAVE] => {
                 retiring.leave();
-                return None;
+                return false;
             }
             ref other => panic!("{other:?}"),
         }
     }
 }
 
-fn given(retiring: &Retiring, to: &OwnedFd) {
+fn given(retiring: &Retiring<'_>, to: &OwnedFd) {
     say(to, &retiring.inventory().unwrap(), &[]);
     say(to, &retiring.keys()[..], &[]);
     for some in retiring.fds().chunks(socket::MAX_DESCRIPTORS) {

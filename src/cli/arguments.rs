@@ -120,6 +120,10 @@ pub struct Serve {
     /// taken over as a whole, or, with a mistake, not at all.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Take over from the server that answers at the control socket: its listener, its sessions, its
+    /// contexts. Its peers do not notice. SIGUSR2 makes a running server start its program anew so.
+    #[arg(long, conflicts_with = "check")]
+    pub takeover: bool,
     /// Name every mistake of the configuration, and do nothing else.
     #[arg(long, requires = "config")]
     pub check: bool,

@@ -12,7 +12,9 @@ use crate::establish::{AcceptorConfig, ClientCertificates};
 use crate::server::identity::{self, Identity, Origin};
 use crate::server::service;
 use crate::server::state::Folder;
-use crate::server::{self, Plan, Policy, Reload, Role, Server, Started, Terms, passwords};
+use crate::server::{
+    self, Plan, Policy, Predecessor, Reload, Role, Server, Started, Terms, passwords,
+};
 use crate::session::drive::Hops;
 use crate::session::job::Kind;
 use crate::session::log;
@@ -40,6 +42,10 @@ pub enum Error {
     Configuration(Mistakes),
     /// What the service manager passed.
     Passed(service::Unfit),
+    /// The server to take over cannot be asked: there is no control socket.
+    NoControl,
+    /// The server to take over listens there, and this one was to listen elsewhere.
+    Elsewhere(SocketAddr),
     /// The server.
     Server(server::Error),
     /// Standard output, or the address that was listened on.
@@ -55,6 +61,13 @@ impl fmt::Display for Error {
             Self::NoClientCa => f.write_str("--client-auth with --cert needs --client-ca"),
             Self::Configuration(mistakes) => mistakes.fmt(f),
             Self::Passed(unfit) => unfit.fmt(f),
+            Self::NoControl => f.write_str("--takeover needs a control socket"),
+            Self::Elsewhere(there) => {
+                write!(
+                    f,
+                    "the running server listens on {there}: --listen must be that"
+                )
+            }
             Self::Server(error) => error.fmt(f),
             Self::System(error) => error.fmt(f),
         }
@@ -74,6 +87,7 @@ impl From<server::Error> for Error {
 /// `given` are the names of the options that stood on the command line.
 pub fn run(arguments: &Serve, given: &BTreeSet<String>) -> Result<(), Error> {
     // Before anything is opened.
+    let inherited = Predecessor::inherited().map_err(server::Error::Takeover)?;
     let listener = service::passed_listener().map_err(Error::Passed)?;
     let mut options = arguments.clone();
     if let Some(path) = &arguments.config {
@@ -86,7 +100,11 @@ pub fn run(arguments: &Serve, given: &BTreeSet<String>) -> Result<(), Error> {
         }
     }
     log::set_form(form(&options));
-    serve(&options, arguments, given, listener)
+    let predecessor = match inherited {
+        None if options.takeover => Some(ask_for_server(&options)?),
+        inherited => inherited,
+    };
+    serve(&options, arguments, given, (listener, predecessor))
 }
 
 /// How the log is written.
@@ -104,8 +122,16 @@ fn serve(
     options: &Serve,
     arguments: &Serve,
     given: &BTreeSet<String>,
-    listener: Option<TcpListener>,
+    (listener, mut predecessor): (Option<TcpListener>, Option<Predecessor>),
 ) -> Result<(), Error> {
+    let inherited = predecessor.as_mut().and_then(Predecessor::take_listener);
+    let listener = inherited.map(TcpListener::from).or(listener);
+    if let Err(error) = check_listener(options, listener.as_ref(), predecessor.as_ref()) {
+        if let Some(predecessor) = predecessor {
+            predecessor.refuse(&error.to_string());
+        }
+        return Err(error);
+    }
     if let Err(error) = process::set_not_dumpable() {
         log::line(format_args!("this process can be dumped: {error}"));
     }
@@ -114,12 +140,14 @@ fn serve(
     if let Some((identity, _)) = &mut identity {
         identity.forget_key();
     }
+    let succeeds = predecessor.is_some();
     let server = Server::open(Plan {
         listen: options.listen,
         terms: terms(options),
         reload: reload(options, arguments, given),
         control: operator::place(options),
         listener,
+        predecessor,
     })?;
     if memory::unlocked() {
         log::line(format_args!(
@@ -129,7 +157,11 @@ fn serve(
     let address = server.address().map_err(Error::System)?;
     let role = match server.start()? {
         Started::Serving(serving) => {
-            greet(options, address, identity.as_ref()).map_err(Error::System)?;
+            let greeted = greet(options, address, identity.as_ref());
+            // Nobody may read what one that comes after another says: it serves all the same.
+            if !succeeds {
+                greeted.map_err(Error::System)?;
+            }
             // The identity's copy of the private key.
             drop(identity);
             serving.run()?
@@ -141,10 +173,36 @@ fn serve(
     };
     match role {
         Role::Stopped => log::line(format_args!("stopped")),
+        Role::Succeeded(_) => {}
         Role::Session(start) => start.run(),
         Role::Done => {}
     }
     Ok(())
+}
+
+/// The server that `--takeover` asks for.
+fn ask_for_server(options: &Serve) -> Result<Predecessor, Error> {
+    let place = operator::place(options).ok_or(Error::NoControl)?;
+    Ok(Predecessor::ask(&place.path).map_err(server::Error::Takeover)?)
+}
+
+/// A server that comes after another one listens where that one does.
+//= spec/takeover.md#start
+fn check_listener(
+    options: &Serve,
+    listener: Option<&TcpListener>,
+    predecessor: Option<&Predecessor>,
+) -> Result<(), Error> {
+    let (Some(listener), Some(_)) = (listener, predecessor) else {
+        return Ok(());
+    };
+    let there = listener.local_addr().map_err(Error::System)?;
+    let wanted = options.listen;
+    let same = there.ip() == wanted.ip() && [0, there.port()].contains(&wanted.port());
+    match same {
+        true => Ok(()),
+        false => Err(Error::Elsewhere(there)),
+    }
 }
 
 /// What the handshaker needs.

@@ -78,6 +78,7 @@ pub(super) fn give_up_privileges() -> io::Result<()> {
 pub(super) fn confine(role: Role) -> Result<Missing, Refused> {
     // Asked for once in a process, and afterwards needed in every fork of it.
     let identity = Identity::own().map_err(refused("identity"))?;
+    process::boot_id().map_err(refused("boot"))?;
     let needs_proc = identity.inode == 0;
     let landlock = keep_away_from_files(needs_proc)?;
     let filter = filter(role, needs_proc)?;
@@ -111,6 +112,8 @@ const ALWAYS: &[libc::c_long] = &[
     // Descriptors that are there.
     libc::SYS_read,
     libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_dup3,
     libc::SYS_write,
     libc::SYS_writev,
     libc::SYS_close,

@@ -59,32 +59,35 @@ impl Handshaker {
     //= spec/processes.md#handshaker
     /// Runs until the supervisor stops it, or is gone. `load` reads who gets in, and how.
     pub(super) fn run(mut self, load: impl FnOnce() -> Result<Policy, String>) {
-        let domain = Domain::kept(self.keeper).map_err(|error| error.to_string());
-        let loaded = domain.and_then(|domain| Ok((domain, load()?)));
-        let (domain, policy) = match loaded {
-            Ok(loaded) => loaded,
-            Err(text) => {
-                // A supervisor that is gone needs no reason.
-                let _ = self.link.send(&FromHandshaker::Failed { text }, Vec::new());
-                return;
-            }
+        let policy = match load() {
+            Ok(policy) => policy,
+            Err(text) => return fail(self.link, text),
         };
         //= spec/processes.md#confine
         match confine(Role::Handshaker) {
             Ok(missing) if missing.is_anything() => log::line(format_args!("{missing}")),
             Ok(_) => {}
-            Err(refused) => {
-                let text = refused.to_string();
-                let _ = self.link.send(&FromHandshaker::Failed { text }, Vec::new());
-                return;
-            }
+            Err(refused) => return fail(self.link, refused.to_string()),
         }
+        // What can fail for reasons of its own has passed: the keeper may be another server's still.
+        if self.link.send(&FromHandshaker::Loaded, Vec::new()).is_err() {
+            return;
+        }
+        let domain = match Domain::kept(self.keeper) {
+            Ok(domain) => domain,
+            Err(error) => return fail(self.link, error.to_string()),
+        };
         let (listener, link) = (self.listener, self.link);
         let ended = Running::new(listener, link, domain, policy).and_then(Running::run);
         if let Err(error) = ended {
             log::line(format_args!("handshaker: {error}"));
         }
     }
+}
+
+fn fail(mut link: Link, text: String) {
+    // A supervisor that is gone needs no reason.
+    let _ = link.send(&FromHandshaker::Failed { text }, Vec::new());
 }
 
 impl Running {

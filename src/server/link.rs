@@ -58,6 +58,15 @@ impl Link {
         Ok((Self::new(near)?, Self::new(far)?))
     }
 
+    /// An end, and the other one as another program will get it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn pair_with_far() -> io::Result<(Self, OwnedFd)> {
+        let (near, far) = socket::pair()?;
+        Ok((Self::new(near)?, far))
+    }
+
     /// The end that another process had.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //! | `zygote` | forking a process for each session |
 //! | `confine` | what each process gives up before it meets a peer |
 //! | `link`, `telling` | what these processes tell each other |
+//! | [`takeover`] | one server after another |
 //! | [`service`] | what a service manager passes, and is told |
 //! | [`control`], [`tally`] | what operators ask, and what is counted for them |
 //! | [`poller`] | what is waited for |
@@ -31,6 +32,7 @@ mod sessions;
 pub mod state;
 mod subprocess;
 mod supervisor;
+pub mod takeover;
 pub mod tally;
 mod telling;
 mod zygote;
@@ -44,11 +46,13 @@ use crate::ledger::keeper::Keeper;
 use crate::session::drive::Hops;
 use crate::session::job::Kind;
 use crate::session::log;
+use crate::succession::Program;
 use crate::sys::process::Signal;
 use crate::sys::signal::Watch;
 
 pub use handshake::Policy;
 pub use supervisor::Role;
+pub use takeover::Predecessor;
 
 /// What a server is to do.
 pub struct Plan {
@@ -62,6 +66,8 @@ pub struct Plan {
     pub control: Option<control::place::Place>,
     /// A socket that listens already, which counts instead of `listen`.
     pub listener: Option<TcpListener>,
+    /// The server that this one comes after, whose listener that is.
+    pub predecessor: Option<Predecessor>,
 }
 
 /// Answers the terms that are to hold from now on, or every reason why the old ones go on to.
@@ -94,6 +100,8 @@ pub enum Error {
     Ledger(ledger::Error),
     /// The handshaker did not start.
     Handshaker(String),
+    /// The server before this one did not hand over.
+    Takeover(takeover::Failed),
     /// Operators were to ask where they cannot.
     Control(control::place::Absent),
     /// The operating system refused something the server cannot do without.
@@ -106,6 +114,7 @@ impl fmt::Display for Error {
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::Ledger(error) => write!(f, "no ledger: {error}"),
             Self::Handshaker(text) => f.write_str(text),
+            Self::Takeover(failed) => write!(f, "the running server: {failed}"),
             Self::Control(absent) => absent.fmt(f),
             Self::System(what, error) => write!(f, "{what}: {error}"),
         }
@@ -114,12 +123,21 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Where the server's contexts are.
+enum Kept {
+    /// In a new domain.
+    New(Box<Keeper>),
+    /// In that of the server before this one.
+    After(Predecessor),
+}
+
 /// A server that listens.
 pub struct Server {
     listener: TcpListener,
     terms: Terms,
     reload: Option<Reload>,
-    keeper: Keeper,
+    domain: Kept,
+    program: Option<Program>,
     signals: Watch,
     control: Option<control::place::Place>,
     /// The listener is not this server's alone.
@@ -136,23 +154,32 @@ impl Server {
             reload,
             control,
             listener,
+            predecessor,
         } = plan;
         let refused = |error| Error::Listen(listen, error);
-        let passed = listener.is_some();
+        let passed = listener.is_some() && predecessor.is_none();
         let listener = match listener {
             Some(listener) => listener,
             None => TcpListener::bind(listen).map_err(refused)?,
         };
         listener.set_nonblocking(true).map_err(refused)?;
-        let keeper = Keeper::new(&supervisor::KEPT).map_err(Error::Ledger)?;
-        let mut signals = vec![Signal::TERM, Signal::INT, Signal::CHILD];
+        let domain = match predecessor {
+            Some(predecessor) => Kept::After(predecessor),
+            None => {
+                let keeper = Keeper::new(&supervisor::KEPT).map_err(Error::Ledger)?;
+                Kept::New(Box::new(keeper))
+            }
+        };
+        let mut signals = vec![Signal::TERM, Signal::INT, Signal::CHILD, Signal::USR2];
         signals.extend(reload.as_ref().map(|_| Signal::HUP));
         let signals = Watch::new(&signals).map_err(|error| Error::System("signals", error))?;
         Ok(Self {
             listener,
             terms,
             reload,
-            keeper,
+            domain,
+            // Early: once another file is at its path it is not told any more.
+            program: Program::own().ok(),
             signals,
             control,
             passed,

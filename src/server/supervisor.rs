@@ -7,11 +7,15 @@
 //! keys, and reads nothing that a peer wrote. What its own processes tell it is checked as a
 //! stranger's bytes are: whoever sends what makes no sense is killed and replaced.
 
+// long: one loop, whose steps are read together.
+
 mod beginning;
 mod handshakers;
 mod operators;
+mod succession;
 
 use operators::Operators;
+use succession::Inherited;
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,13 +34,14 @@ use rustix::process::{Signal, WaitOptions, wait};
 use crate::ledger;
 use crate::ledger::keeper::{Keeper, Options, Role as Member};
 use crate::session::{Start, log};
+use crate::succession::Program;
 use crate::sys::signal::Watch;
 
 use super::confine;
 use super::handshaker::Handshaker;
 use super::link::Link;
 use super::poller::{Keys, Poller, Ready};
-use super::reception::MOST_HANDSHAKES;
+use super::reception::{HANDSHAKE_LIMIT, MOST_HANDSHAKES};
 use super::sessions::{Pending, Sessions};
 use super::subprocess::{Next, Subprocess};
 use super::telling::{FromHandshaker, ToHandshaker};
@@ -54,6 +59,8 @@ const AT_ONCE: usize = 64;
 pub enum Role {
     /// The server, which has stopped.
     Stopped,
+    /// What was the server: this process is it now.
+    Succeeded(u32),
     /// A process of the server's own, which has done its part.
     Done,
     /// A process that is to run this session. Nothing of the server is left in it.
@@ -110,6 +117,12 @@ pub(super) struct Supervisor {
     keeper: Keeper,
     keeper_key: u64,
     operators: Operators,
+    /// How a server that comes after this one is started.
+    program: Option<Program>,
+    /// A server that is to come after this one.
+    successor: Option<succession::Coming>,
+    /// It has begun.
+    succeeded: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -134,6 +147,82 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |error| Error::System(what, error)
 }
 
+/// What every process of the server that is forked here starts from.
+struct Common {
+    signals: Watch,
+    listener: TcpListener,
+    terms: Terms,
+}
+
+/// What a supervisor is made of, before it is the server.
+struct Own {
+    poller: Poller,
+    keys: Keys,
+    common: Common,
+    zygote: Subprocess,
+    handshaker: Subprocess,
+}
+
+/// What it does besides serving.
+struct More {
+    reload: Option<Reload>,
+    program: Option<Program>,
+    operators: Operators,
+}
+
+impl Own {
+    /// The supervisor, which goes on with what it has inherited.
+    fn supervisor(self, inherited: Inherited, more: More) -> Result<Supervisor, Error> {
+        let Self {
+            poller,
+            mut keys,
+            common,
+            zygote,
+            handshaker,
+        } = self;
+        let Common {
+            signals,
+            listener,
+            terms,
+        } = common;
+        let (signals_key, keeper_key) = (keys.draw(), keys.draw());
+        let keeper = inherited.keeper;
+        poller
+            .add(&signals, signals_key, EventFlags::IN)
+            .and_then(|()| poller.add(&keeper, keeper_key, EventFlags::IN))
+            .map_err(system("epoll"))?;
+        let until = Instant::now() + HANDSHAKE_LIMIT;
+        let retiring = inherited.handshakers.into_iter();
+        Ok(Supervisor {
+            poller,
+            keys,
+            signals,
+            signals_key,
+            listener,
+            terms,
+            reload: more.reload,
+            candidate: None,
+            retiring: retiring.map(|one| (one, until)).collect(),
+            zygote,
+            earlier_zygotes: inherited.zygotes,
+            handshaker,
+            sessions: inherited.sessions,
+            // What waits for a process is tried at once.
+            retry: inherited.unstarted.front().map(|_| Instant::now()),
+            unstarted: inherited.unstarted,
+            fork_due: false,
+            accepting: true,
+            stopping: Stopping::No,
+            keeper,
+            keeper_key,
+            operators: more.operators,
+            program: more.program,
+            successor: None,
+            succeeded: None,
+        })
+    }
+}
+
 /// Starts the processes. Comes back with the supervisor once the handshaker is ready, or, in a
 /// forked process, with what that is to be.
 //= spec/processes.md#start
@@ -142,40 +231,27 @@ pub(super) fn start(server: Server) -> Result<Result<Supervisor, Role>, Error> {
     // Processes that sessions leave behind become this one's children, to be waited for.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| Error::System("child subreaper", error.into()))?;
-    let mut keys = Keys::default();
-    let signals_key = keys.draw();
-    let poller = Poller::new().map_err(system("epoll"))?;
-    poller
-        .add(&server.signals, signals_key, EventFlags::IN)
-        .map_err(system("epoll"))?;
-    let keeper_key = keys.draw();
-    poller
-        .add(&server.keeper, keeper_key, EventFlags::IN)
-        .map_err(system("epoll"))?;
-    let (zygote, handshaker) = (Subprocess::new("zygote"), Subprocess::new("handshaker"));
-    let mut supervisor = Supervisor {
-        poller,
-        keys,
-        signals: server.signals,
-        signals_key,
-        listener: server.listener,
-        terms: server.terms,
+    let keeper = match server.domain {
+        super::Kept::New(keeper) => keeper,
+        super::Kept::After(_) => return succession::start_after(server),
+    };
+    let own = Own {
+        poller: Poller::new().map_err(system("epoll"))?,
+        keys: Keys::default(),
+        common: Common {
+            signals: server.signals,
+            listener: server.listener,
+            terms: server.terms,
+        },
+        zygote: Subprocess::new("zygote"),
+        handshaker: Subprocess::new("handshaker"),
+    };
+    let more = More {
         reload: server.reload,
-        candidate: None,
-        retiring: Vec::new(),
-        zygote,
-        earlier_zygotes: Vec::new(),
-        handshaker,
-        sessions: Sessions::default(),
-        unstarted: VecDeque::new(),
-        retry: None,
-        fork_due: false,
-        accepting: true,
-        stopping: Stopping::No,
-        keeper: server.keeper,
-        keeper_key,
+        program: server.program,
         operators: Operators::new(server.control, server.passed),
     };
+    let mut supervisor = own.supervisor(Inherited::nothing(*keeper), more)?;
     // The zygote first: it is forked from a process that has read no private key.
     if let Some(forked) = supervisor.fork_zygote().map_err(system("zygote"))? {
         return Ok(Err(supervisor.become_one(forked)));
@@ -193,6 +269,9 @@ impl Supervisor {
     pub(super) fn run(mut self) -> Result<Role, Error> {
         self.tell_service();
         while !self.is_done() {
+            if let Some(process) = self.succeeded {
+                return Ok(Role::Succeeded(process));
+            }
             let due = self.next_due();
             let due = due.map(|due| due.saturating_duration_since(Instant::now()));
             let limit = due.into_iter().chain(self.keeper.due_in()).min();
@@ -209,6 +288,7 @@ impl Supervisor {
         loop {
             match self.handshaker.next::<FromHandshaker>() {
                 Next::Message(FromHandshaker::Ready, _) => return Ok(()),
+                Next::Message(FromHandshaker::Loaded, _) => {}
                 Next::Message(FromHandshaker::Failed { text }, _) => {
                     return Err(Error::Handshaker(text));
                 }
@@ -257,6 +337,7 @@ impl Supervisor {
             .chain(self.retry)
             .chain(self.retiring.iter().map(|(_, until)| *until))
             .chain(self.operators.next_due())
+            .chain(self.successor.as_ref().map(succession::Coming::until))
             .min()
     }
 
@@ -296,9 +377,15 @@ impl Supervisor {
         }
         self.start_late(settle);
         self.press_on();
+        self.press_successor();
         self.replace_ended()?;
         self.regulate();
         self.tell_service();
+        // Last: what was heard before it is part of what it is given, and nothing is heard after.
+        let coming = self.successor.as_ref().map(succession::Coming::key);
+        if ready.iter().any(|(key, _)| Some(*key) == coming) {
+            self.hear_successor();
+        }
         Turn::Continue(())
     }
 
@@ -311,6 +398,7 @@ impl Supervisor {
         while let Ok(Some(signal)) = self.signals.next() {
             match signal {
                 Signal::CHILD => child = true,
+                Signal::USR2 => self.start_successor(),
                 Signal::HUP => {
                     self.operators.service.reloading();
                     self.reload();
@@ -491,37 +579,53 @@ impl Supervisor {
             unstarted,
             keeper,
             operators,
+            successor,
             ..
         } = self;
         // First: it is dead here.
         drop(keeper);
-        drop(operators);
+        drop((operators, successor));
         drop((poller, zygote, handshaker, candidate, retiring));
         drop(earlier_zygotes);
         drop((sessions, unstarted));
-        log::set_form(terms.log);
-        match forked {
-            Forked::Zygote(link) => {
-                drop(listener);
-                let zygote = Zygote {
-                    link,
-                    signals,
-                    kind: terms.kind,
-                    hops: terms.hops,
-                };
-                zygote.run().map_or(Role::Done, Role::Session)
-            }
-            Forked::Handshaker(link, keeper) => {
-                let handshaker = Handshaker {
-                    listener,
-                    keeper,
-                    link,
-                };
-                handshaker.run(terms.load);
-                // Signals to stop are for the supervisor: until here they were kept from it.
-                drop(signals);
-                Role::Done
-            }
+        let common = Common {
+            signals,
+            listener,
+            terms,
+        };
+        become_one(common, forked)
+    }
+}
+
+/// In a forked process in which nothing of the supervisor is left: is what it was forked for.
+fn become_one(common: Common, forked: Forked) -> Role {
+    let Common {
+        signals,
+        listener,
+        terms,
+    } = common;
+    log::set_form(terms.log);
+    match forked {
+        Forked::Zygote(link) => {
+            drop(listener);
+            let zygote = Zygote {
+                link,
+                signals,
+                kind: terms.kind,
+                hops: terms.hops,
+            };
+            zygote.run().map_or(Role::Done, Role::Session)
+        }
+        Forked::Handshaker(link, keeper) => {
+            let handshaker = Handshaker {
+                listener,
+                keeper,
+                link,
+            };
+            handshaker.run(terms.load);
+            // Signals to stop are for the supervisor: until here they were kept from it.
+            drop(signals);
+            Role::Done
         }
     }
 }

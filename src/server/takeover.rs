@@ -10,6 +10,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,6 +22,7 @@ use crate::ledger::keeper::{KEYS, Retiring, has_moved_out};
 use crate::secret::Slot;
 use crate::sys::{fault, socket};
 
+use super::control::ask;
 use super::link::{Broken, Link};
 
 /// The one version of what is said here.
@@ -228,7 +230,7 @@ impl Successor {
         &mut self,
         estate: &[u8],
         fds: &[BorrowedFd<'_>],
-        keeper: &Retiring,
+        keeper: &Retiring<'_>,
     ) -> Result<(), Failed> {
         let until = Instant::now() + STEP_WITHIN;
         for piece in estate.chunks(PIECE) {
@@ -305,11 +307,33 @@ pub(super) struct Estate {
 }
 
 impl Predecessor {
+    /// The server that has started this program to come after it; none when nobody has.
+    ///
+    /// # Errors
+    /// Why there is nothing to come after.
+    //= spec/takeover.md#start
+    pub fn inherited() -> Result<Option<Self>, Failed> {
+        let socket = crate::succession::inherited_socket().map_err(|error| match error {
+            crate::succession::Error::System(error) => Failed::System(error),
+            other => Failed::Refused(other.to_string()),
+        })?;
+        socket.map(Self::greet).transpose()
+    }
+
+    /// The server whose control socket is at `path`, which is asked to let this one come after it.
+    ///
+    /// # Errors
+    /// Why there is nothing to come after.
+    //= spec/takeover.md#start
+    pub fn ask(path: &Path) -> Result<Self, Failed> {
+        Self::greet(ask::take_over(path).map_err(|error| Failed::Refused(error.to_string()))?)
+    }
+
     /// The server at the other end of `socket`; waits for what it offers.
     ///
     /// # Errors
     /// Why there is nothing to come after.
-    pub fn greet(socket: OwnedFd) -> Result<Self, Failed> {
+    fn greet(socket: OwnedFd) -> Result<Self, Failed> {
         let mut link = Link::adopt(socket)?;
         let until = Instant::now() + STEP_WITHIN;
         let hello = FromSuccessor::Hello { version: VERSION };
@@ -338,9 +362,7 @@ impl Predecessor {
     pub fn refuse(mut self, text: &str) {
         let text = text.chars().take(1024).collect();
         // Who does not hear it sees the end of the link.
-        let _ = self
-            .link
-            .send(&FromSuccessor::Refused { text }, Vec::new());
+        let _ = self.link.send(&FromSuccessor::Refused { text }, Vec::new());
     }
 
     /// This server can begin; waits for all that the other one has.

@@ -86,6 +86,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+pub(crate) use predecessor::inherited_socket;
 pub use predecessor::{Inheritance, Predecessor, Told};
 pub use program::Program;
 pub use successor::{Heard, Successor, TakenBack};

@@ -45,16 +45,9 @@ impl Predecessor {
     /// better end: what it was started for goes on in its predecessor, if that lives.
     //= spec/succession.md#start
     pub fn inherited() -> Result<Option<Self>, Error> {
-        let Some(value) = std::env::var_os(VARIABLE) else {
+        let Some(socket) = inherited_socket()? else {
             return Ok(None);
         };
-        let number = value.to_str().and_then(|text| text.parse().ok());
-        let number = number.ok_or(Error::NotInherited)?;
-        let socket = io::stdin().as_fd().try_clone_to_owned()?;
-        check(&socket, number)?;
-        let nothing = std::fs::File::open("/dev/null")?;
-        rustix::stdio::dup2_stdin(&nothing).map_err(io::Error::from)?;
-        drop(nothing);
         //= spec/succession.md#descriptors
         let most = process::raise_descriptor_limit()?;
         let open = std::fs::read_dir("/proc/self/fd")?.count() as u64;
@@ -133,6 +126,22 @@ impl Predecessor {
         // A predecessor that does not hear it hears the end of this process.
         let _ = socket::send_with_fds(&self.socket, &[io::IoSlice::new(&message)], &[]);
     }
+}
+
+/// The socket with which this program was started as a successor; none when it was not. Descriptor 0
+/// is `/dev/null` then.
+//= spec/succession.md#start
+pub(crate) fn inherited_socket() -> Result<Option<OwnedFd>, Error> {
+    let Some(value) = std::env::var_os(VARIABLE) else {
+        return Ok(None);
+    };
+    let number = value.to_str().and_then(|text| text.parse().ok());
+    let number = number.ok_or(Error::NotInherited)?;
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    check(&socket, number)?;
+    let nothing = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&nothing).map_err(io::Error::from)?;
+    Ok(Some(socket))
 }
 
 /// What the predecessor has told.

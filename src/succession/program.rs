@@ -60,7 +60,7 @@ impl Program {
 
     /// Starts it with `socket` as descriptor 0.
     //= spec/succession.md#start
-    pub(super) fn start(&self, socket: OwnedFd) -> io::Result<Child> {
+    pub(crate) fn start(&self, socket: OwnedFd) -> io::Result<Child> {
         Command::new(&self.path)
             .args(&self.arguments)
             .env(VARIABLE, process::pid().to_string())

@@ -282,11 +282,16 @@ impl Keeper {
         }
     }
 
-    /// Ends a connection, and the contexts its process runs.
+    /// Ends a connection, and the contexts its process runs. What it had said before is heard first.
     pub fn remove(&mut self, id: MemberId) {
         if self.is_here().is_ok() {
+            scrubbed(Depth::Derived, || self.hear_last_words(id));
             self.end_member(id);
         }
+    }
+
+    fn hear_last_words(&mut self, id: MemberId) {
+        (0..LAST_WORDS).take_while(|_| self.has_more(id)).count();
     }
 
     /// In how long [`Keeper::turn`] has something to do although nothing happens; none when it has
@@ -327,7 +332,7 @@ impl Keeper {
                 let (id, of_process) = from_key(data.u64());
                 if of_process {
                     // What it had said before it ended is as good as if it had been heard then.
-                    (0..LAST_WORDS).take_while(|_| self.has_more(id)).count();
+                    self.hear_last_words(id);
                 }
                 if of_process || !self.hear(id) {
                     self.end_member(id);
@@ -384,9 +389,11 @@ impl Keeper {
     }
 
     fn is_here(&self) -> Result<(), Error> {
-        match self.born == process::word() {
+        match self.born == process::word() && !self.left {
             true => Ok(()),
-            false => Err(Error::Refused("keeper of the process this was forked from")),
+            false => Err(Error::Refused(
+                "keeper of the process this was forked from, or of another one now",
+            )),
         }
     }
 
@@ -441,7 +448,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        if self.is_here().is_ok() && !self.left {
+        if self.is_here().is_ok() {
             self.members
                 .ids()
                 .into_iter()

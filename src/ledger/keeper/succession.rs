@@ -27,8 +27,9 @@ use crate::sys::{fault, socket};
 /// The one version of what is written here.
 const VERSION: u8 = 1;
 
-/// A keeper that answers nobody, while another one is given what it has.
-pub struct Retiring(Keeper);
+/// A keeper that answers nobody, while another one is given what it has. Dropped, it goes on as if
+/// nothing had been.
+pub struct Retiring<'a>(&'a mut Keeper);
 
 /// A keeper but for its keys and its descriptors.
 #[derive(Serialize, Deserialize)]
@@ -67,7 +68,7 @@ struct ListedProcess {
 impl Keeper {
     /// Stops answering, so that another process can go on in this one's place.
     //= spec/keeper.md#succession
-    pub fn retire(self) -> Retiring {
+    pub fn retire(&mut self) -> Retiring<'_> {
         Retiring(self)
     }
 
@@ -129,13 +130,13 @@ impl Keeper {
     }
 }
 
-impl Retiring {
+impl Retiring<'_> {
     /// What [`Keeper::succeed`] is given first. There is no secret in it.
     ///
     /// # Errors
     /// None but that of memory.
     pub fn inventory(&self) -> Result<Vec<u8>, Error> {
-        let keeper = &self.0;
+        let keeper = &*self.0;
         let transit = keeper.options.longest_transit.as_millis();
         let members = keeper.members.all();
         let inventory = Inventory {
@@ -175,15 +176,17 @@ impl Retiring {
         fault::point("keeper.moved_out");
     }
 
-    /// The new keeper did not begin: this one goes on.
-    pub fn resume(self) -> Keeper {
-        self.0.lifeline.stand_again();
-        self.0
-    }
-
-    /// The new keeper has begun: this one is over, and ends nothing.
-    pub fn leave(mut self) {
+    /// The new keeper has begun: this one is over, and ends nothing when it is dropped.
+    pub fn leave(self) {
         self.0.left = true;
+    }
+}
+
+impl Drop for Retiring<'_> {
+    fn drop(&mut self) {
+        if !self.0.left {
+            self.0.lifeline.stand_again();
+        }
     }
 }
 
@@ -195,9 +198,9 @@ pub fn has_moved_out(ledger: &OwnedFd) -> bool {
     read == Ok(8) && u64::from_ne_bytes(word) == super::MOVED.word()
 }
 
-impl core::fmt::Debug for Retiring {
+impl core::fmt::Debug for Retiring<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_tuple("Retiring").field(&self.0).finish()
+        f.debug_tuple("Retiring").field(&*self.0).finish()
     }
 }
 

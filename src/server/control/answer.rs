@@ -30,6 +30,10 @@ pub enum Request {
     Takeover {},
 }
 
+/// What the one that asked to take over is told, with the descriptor on which it is done.
+//= spec/takeover.md#start
+pub(in crate::server) const GRANTED: &[u8] = b"{\"version\":1,\"answer\":\"takeover\"}\n";
+
 /// An answer.
 //= spec/control.md#answer
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::answer::{Answer, Request, to_line};
+use super::answer::{Answer, GRANTED, Request, to_line};
 use super::place;
+use crate::sys::socket;
 
 /// How long the server may take for each piece of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,5 +65,30 @@ pub fn ask(path: &Path, request: &Request) -> Result<Answer, Error> {
         Some(Answer::Error { text, .. }) => Err(Error::Told(text)),
         Some(answer) => Ok(answer),
         None => Err(Error::Garbage),
+    }
+}
+
+/// Asks the server whose socket is at `path` to be taken over: the socket on which that is done.
+///
+/// # Errors
+/// As [`ask`].
+//= spec/takeover.md#start
+pub(in crate::server) fn take_over(path: &Path) -> Result<OwnedFd, Error> {
+    let nobody = |error| Error::Nobody(path.to_owned(), error);
+    let mut stream = place::connect(path).map_err(nobody)?;
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
+        .map_err(Error::System)?;
+    let asked = stream.write_all(&to_line(&Request::Takeover {}));
+    let (mut line, mut fds) = ([0; 4096], Vec::new());
+    let heard = socket::recv_with_fds(&stream, &mut line, &mut fds, true);
+    let length = asked.and(heard).map_err(Error::System)?.len;
+    match (&line[..length], fds.pop()) {
+        (GRANTED, Some(socket)) => Ok(socket),
+        (line, _) => match Answer::from_line(line) {
+            Some(Answer::Error { text, .. }) => Err(Error::Told(text)),
+            _ => Err(Error::Garbage),
+        },
     }
 }

@@ -103,9 +103,17 @@ impl Supervisor {
                 }
                 Ok(_) => Answer::error(Code::UnknownSession, "no such session"),
             },
-            Request::Takeover {} => {
-                Answer::error(Code::Unsupported, "this server cannot be taken over")
+            Request::Takeover {} if self.may_be_succeeded() => {
+                let given = self.operators.control.take_out(asked.client, &self.poller);
+                if let Some((socket, asker)) = given {
+                    self.grant(&socket, asker.process);
+                }
+                return false;
             }
+            Request::Takeover {} => Answer::error(
+                Code::Unsupported,
+                "this server is stopping, or another one is coming already",
+            ),
         };
         let control = &mut self.operators.control;
         control.answer(asked.client, &answer, &self.poller);

@@ -1,0 +1,284 @@
+//! One `baton serve` after another, under live sessions.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod serving;
+
+use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rustix::process::Signal;
+use serving::{Lines, Serving, Talking, baton, run, signal_to, wait_for_end};
+
+fn says(talking: &mut Talking, text: &str) {
+    talking.say(text);
+    assert_eq!(talking.hear(), text);
+}
+
+/// The number in `process N is the server from now on`.
+fn successor(line: &str) -> u32 {
+    let (_, rest) = line.split_once("process ").unwrap();
+    rest.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// Waits for the `nth` takeover, and answers the new server's process.
+fn taken_over(log: &Lines, nth: usize) -> u32 {
+    successor(&log.wait_for_nth(nth, "is the server from now on"))
+}
+
+/// `baton serve --takeover` at the same state, with `arguments`, and its log.
+fn takes_over(serving: &Serving, arguments: &[&str], fault: Option<&str>) -> (Child, Lines) {
+    let mut command = baton();
+    command.args(["serve", "--takeover", "--log", "human", "--listen"]);
+    command.arg(serving.address.to_string()).arg("--state");
+    command.arg(serving.state().path().join("baton"));
+    command.args(arguments).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    if let Some(fault) = fault {
+        command.env("BATON_FAULT", fault);
+    }
+    let mut child = command.spawn().unwrap();
+    let log = Lines::of(child.stderr.take().unwrap());
+    (child, log)
+}
+
+fn answers(serving: &Serving) {
+    let (output, errors, status) = run(serving.connect(&[]), b"new\n");
+    assert!(status.success() && output == "new\n", "{errors}");
+}
+
+/// How often each session was released, as the lines of all servers say.
+fn releases<'a>(lines: impl IntoIterator<Item = &'a String>) -> BTreeMap<String, usize> {
+    let mut releases = BTreeMap::new();
+    for line in lines.into_iter().filter(|line| line.contains("released: ")) {
+        let session = line.split("session ").nth(1).unwrap()[..32].to_owned();
+        *releases.entry(session).or_default() += 1;
+    }
+    releases
+}
+
+fn stop(process: u32) {
+    signal_to(process, Signal::TERM);
+    wait_for_end(process);
+}
+
+//= proves spec/takeover.md#start C4
+//= proves spec/takeover.md#steps C4
+//= proves spec/takeover.md#estate C4
+#[test]
+fn sessions_of_every_kind_outlive_the_server_that_began_them() {
+    for kind in [
+        &[][..],
+        &["--hops", "5", "--hop-every", "4"],
+        &["--exec", "cat"],
+    ] {
+        let mut serving = Serving::start(kind);
+        let mut record = Talking::start(serving.connect(&[]));
+        let mut message = Talking::start(serving.connect(&["--message"]));
+        for talking in [&mut record, &mut message] {
+            says(talking, "before\n");
+        }
+        for nth in 1..=3 {
+            let process = match nth {
+                1 => serving.process(),
+                _ => taken_over(&serving.log, nth - 1),
+            };
+            signal_to(process, Signal::USR2);
+            taken_over(&serving.log, nth);
+            wait_for_end(process);
+            for talking in [&mut record, &mut message] {
+                says(talking, "after\n");
+            }
+            answers(&serving);
+        }
+        assert!(serving.has_ended());
+        assert!(record.finish().success());
+        assert!(message.finish().success());
+        serving.log.wait_for_nth(5, "released: closed");
+        stop(taken_over(&serving.log, 3));
+        let log = serving.log.all();
+        let released = releases(&log);
+        assert!(
+            released.len() == 5 && released.values().all(|count| *count == 1),
+            "{log:#?}"
+        );
+        if kind.first() == Some(&"--exec") {
+            let ended = log.iter().filter(|line| line.contains(": command "));
+            assert_eq!(ended.count(), 5, "{log:#?}");
+        }
+    }
+}
+
+/// An operator's own command, with another configuration.
+//= proves spec/takeover.md#start
+//= proves spec/takeover.md#earlier
+#[test]
+fn a_server_that_is_asked_lets_another_one_come_after_it() {
+    let serving = Serving::start::<&str>(&[]);
+    let mut talking = Talking::start(serving.connect(&[]));
+    says(&mut talking, "before\n");
+    let (mut child, log) = takes_over(&serving, &["--exec", "tr", "a-z", "A-Z"], None);
+    assert_eq!(taken_over(&serving.log, 1), child.id());
+    // What had begun goes on as what it was.
+    says(&mut talking, "after\n");
+    let (output, _, status) = run(serving.connect(&[]), b"new\n");
+    assert!(status.success() && output == "NEW\n");
+    assert!(talking.finish().success());
+    log.wait_for_nth(2, "released: closed");
+    signal_to(child.id(), Signal::TERM);
+    assert!(child.wait().unwrap().success());
+    let (before, after) = (serving.log.all(), log.all());
+    assert_eq!(releases(before.iter().chain(&after)).len(), 2);
+}
+
+/// What cannot begin costs nothing, and says why.
+//= proves spec/takeover.md#start
+//= proves spec/takeover.md#steps C4
+#[test]
+fn a_server_that_cannot_begin_costs_nothing() {
+    let serving = Serving::start::<&str>(&[]);
+    let mut talking = Talking::start(serving.connect(&[]));
+    for (arguments, reason) in [
+        (
+            &["--cert", "/none", "--key", "/none"][..],
+            "is not the server",
+        ),
+        (&["--listen", "127.0.0.1:1"], "--listen must be that"),
+    ] {
+        let mut command = baton();
+        command.args(["serve", "--takeover", "--state"]);
+        command
+            .arg(serving.state().path().join("baton"))
+            .args(arguments);
+        if arguments[0] != "--listen" {
+            command.arg("--listen").arg(serving.address.to_string());
+        }
+        let (_, errors, status) = run(command, b"");
+        assert!(!status.success() && !errors.is_empty());
+        serving.log.wait_for(reason);
+        says(&mut talking, "still\n");
+        answers(&serving);
+    }
+    assert!(talking.finish().success());
+    serving.log.wait_for_nth(3, "released: ");
+    let (status, log) = serving.stop();
+    assert!(status.success());
+    assert!(releases(&log).values().all(|count| *count == 1), "{log:#?}");
+}
+
+/// Where the new server is killed, before it has begun.
+const STEPS_OF_THE_NEW: [&str; 4] = [
+    "takeover.ready",
+    "takeover.kept",
+    "takeover.taking",
+    "takeover.told",
+];
+
+//= proves spec/takeover.md#steps C4
+#[test]
+fn a_new_server_killed_at_any_step_costs_nothing() {
+    let serving = Serving::start(&["--hops", "100", "--hop-every", "4"]);
+    let mut talking = [0; 3].map(|_| Talking::start(serving.connect(&[])));
+    for (number, step) in STEPS_OF_THE_NEW.iter().enumerate() {
+        let fault = format!("{step}=kill");
+        let (mut child, _log) = takes_over(&serving, &[], Some(&fault));
+        serving.log.wait_for_nth(number + 1, "this one goes on");
+        assert!(!child.wait().unwrap().success(), "{step}");
+        for one in &mut talking {
+            says(one, "still\n");
+        }
+        answers(&serving);
+    }
+    // And then one that lives.
+    let (mut child, _log) = takes_over(&serving, &[], None);
+    taken_over(&serving.log, 1);
+    for mut one in talking {
+        says(&mut one, "after\n");
+        assert!(one.finish().success());
+    }
+    signal_to(child.id(), Signal::TERM);
+    assert!(child.wait().unwrap().success());
+}
+
+//= proves spec/takeover.md#steps C4
+#[test]
+fn an_old_server_killed_at_any_step_has_handed_over_or_takes_all_with_it() {
+    for (step, handed_over) in [
+        ("takeover.pieces", false),
+        ("takeover.given", false),
+        ("takeover.taken", false),
+        ("keeper.moved_out", true),
+        ("takeover.gone", true),
+    ] {
+        let fault = format!("{step}=kill");
+        let serving = Serving::start_with::<&str>(&[], |command| {
+            command.env("BATON_FAULT", &fault);
+        });
+        let mut talking = Talking::start(serving.connect(&[]));
+        says(&mut talking, "before\n");
+        let (mut child, log) = takes_over(&serving, &[], None);
+        wait_for_end(serving.process());
+        if !handed_over {
+            assert!(!child.wait().unwrap().success(), "{step}");
+            assert!(!talking.finish().success(), "{step}");
+            continue;
+        }
+        says(&mut talking, "after\n");
+        answers(&serving);
+        assert!(talking.finish().success());
+        log.wait_for_nth(2, "released: closed");
+        signal_to(child.id(), Signal::TERM);
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+/// Talking sessions and new connections over one restart after another: no byte is lost, nobody is
+/// refused.
+//= proves spec/takeover.md#earlier C4
+//= proves spec/takeover.md#messages
+#[test]
+fn restarts_in_a_row_refuse_nobody_and_lose_nothing() {
+    let serving = Arc::new(Serving::start::<&str>(&[]));
+    let going = Arc::new(AtomicBool::new(true));
+    let served = Arc::new(AtomicUsize::new(0));
+    let mut threads = Vec::new();
+    for _ in 0..4 {
+        let (serving, going, served) = (serving.clone(), going.clone(), served.clone());
+        threads.push(std::thread::spawn(move || {
+            while going.load(Ordering::Relaxed) {
+                answers(&serving);
+                served.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    let mut talking: Vec<Talking> = (0..20)
+        .map(|_| Talking::start(serving.connect(&[])))
+        .collect();
+    let mut process = serving.process();
+    for nth in 1..=10 {
+        signal_to(process, Signal::USR2);
+        for (number, one) in talking.iter_mut().enumerate() {
+            says(one, &format!("{nth} of {number}\n"));
+        }
+        process = taken_over(&serving.log, nth);
+    }
+    going.store(false, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    for one in talking {
+        assert!(one.finish().success());
+    }
+    let sessions = 20 + served.load(Ordering::Relaxed);
+    serving.log.wait_for_nth(sessions, "released: closed");
+    stop(process);
+    let log = serving.log.all();
+    let released = releases(&log);
+    assert_eq!(released.len(), sessions);
+    for (session, count) in released {
+        let of_it = log.iter().filter(|line| line.contains(&session));
+        assert_eq!(count, 1, "{:#?}", of_it.collect::<Vec<_>>());
+    }
+}
