@@ -1,6 +1,7 @@
 //! What a hot restart costs: how long 20,000 live connections take into a successor that was
-//! executed, and the longest anybody waits meanwhile. The server is that of
-//! `examples/hot_restart.rs`; this program, executed once more, is it and its successor.
+//! executed, and the longest anybody waits meanwhile. The servers are that of
+//! `examples/hot_restart.rs`, which this program, executed once more, is, and `baton serve` with a
+//! process a session.
 
 #![allow(
     missing_docs,
@@ -63,7 +64,8 @@ fn main() {
         }
         _ => {
             handover();
-            pause();
+            pause(Kind::Library);
+            pause(Kind::Baton);
         }
     }
 }
@@ -177,14 +179,23 @@ fn receive() {
 /// How often each session says something.
 const EVERY: Duration = Duration::from_millis(100);
 
-fn pause() {
+/// Which server is restarted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// All connections in one process, which gives them to its successor.
+    Library,
+    /// `baton serve`.
+    Baton,
+}
+
+fn pause(kind: Kind) {
     let sessions = if quick() { 200 } else { 1000 };
     let restarts = if quick() { 3 } else { 9 };
     println!(
-        "{sessions} sessions that talk every {} ms, {restarts} restarts",
+        "{kind:?}: {sessions} sessions that talk every {} ms, {restarts} restarts",
         EVERY.as_millis()
     );
-    let mut server = Server::start();
+    let mut server = Server::start(kind);
     let anchors = Anchors::from_pem(identity().authority.as_bytes()).unwrap();
     let clients = Clients {
         address: server.address,
@@ -222,9 +233,13 @@ fn pause() {
         worst.push(session.max(newcomer).as_secs_f64() * 1e3);
     }
     println!("{} new connections, none refused", newcomers.len());
-    println!("figure: quiet_pause_ms = {:.1} ms", median(quiet));
-    println!("figure: restart_new_connection_ms = {:.1} ms", median(new));
-    println!("figure: restart_pause_ms = {:.1} ms", median(worst));
+    let name = match kind {
+        Kind::Library => "library_",
+        Kind::Baton => "",
+    };
+    println!("figure: {name}quiet_pause_ms = {:.1} ms", median(quiet));
+    println!("figure: {name}restart_new_connection_ms = {:.1} ms", median(new));
+    println!("figure: {name}restart_pause_ms = {:.1} ms", median(worst));
 }
 
 /// New connections, one every few milliseconds: when each began, and how long it took until its
@@ -359,35 +374,48 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Self {
+    fn start(kind: Kind) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (certificate, key) = (folder.path().join("cert"), folder.path().join("key"));
         std::fs::write(&certificate, &identity().certificate).unwrap();
         std::fs::write(&key, &identity().key).unwrap();
-        let mut first = Command::new(std::env::current_exe().unwrap())
-            .arg("serve")
-            .arg("--cert")
-            .arg(certificate)
-            .arg("--key")
-            .arg(key)
-            .env(ROLE, "serve")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(first.stdout.take().unwrap());
+        let mut command = match kind {
+            Kind::Library => Command::new(std::env::current_exe().unwrap()),
+            Kind::Baton => Command::new(env!("CARGO_BIN_EXE_baton")),
+        };
+        command.arg("serve").arg("--cert").arg(certificate);
+        command.arg("--key").arg(key).env(ROLE, "serve");
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        if kind == Kind::Baton {
+            command.args(["--listen", "127.0.0.1:0", "--log", "human"]);
+            command.args(["--sessions", "4000", "--state"]);
+            command.arg(folder.path()).stderr(Stdio::piped());
+        }
+        let mut first = command.process_group(0).spawn().unwrap();
         let (told, lines) = channel();
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                let _ = told.send(line);
+        let outputs: [Option<Box<dyn Read + Send>>; 2] = [
+            first.stdout.take().map(|one| Box::new(one) as _),
+            first.stderr.take().map(|one| Box::new(one) as _),
+        ];
+        for output in outputs.into_iter().flatten() {
+            let told = told.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    let _ = told.send(line);
+                }
+            });
+        }
+        let address = loop {
+            let line: String = lines.recv().unwrap();
+            let mut words = line.split(' ');
+            if let Some(address) = words.find_map(|word| word.parse().ok()) {
+                break address;
             }
-        });
-        let line = lines.recv().unwrap();
+        };
         Self {
             pid: first.id() as i32,
             first,
-            address: line.rsplit(' ').next().unwrap().parse().unwrap(),
+            address,
             lines,
             _folder: folder,
         }
@@ -400,8 +428,9 @@ impl Server {
     fn has_succeeded(&mut self) -> bool {
         while let Ok(line) = self.lines.try_recv() {
             assert!(!line.contains("goes on"), "{line}");
-            if line.contains(" succeeds with ") {
-                self.pid = line.split(' ').next().unwrap().parse().unwrap();
+            if line.contains(" succeeds with ") || line.contains("is the server from now on") {
+                let mut words = line.split(' ');
+                self.pid = words.find_map(|word| word.parse().ok()).unwrap();
                 return true;
             }
         }
