@@ -16,15 +16,18 @@ use crate::session::about::About;
 use crate::session::channel::Channel;
 use crate::session::log;
 use crate::session::parcel::{Introduction, Parcel, Sealed};
+use crate::sys::process::{self, Keep};
 use crate::transfer::Export;
 
-use super::confine::{Role, confine};
+use super::confine::{Missing, Role, confine};
 use super::handshake::{Live, Policy};
+use super::limits::{self, Limits};
 use super::link::{Broken, Link};
 use super::poller::{Keys, Poller};
-use super::reception::{Established, Reception};
+use super::reception::{Established, Reception, Room};
 use super::tally::Handshakes;
 use super::telling::{FromHandshaker, ToHandshaker};
+use super::users::Users;
 
 /// How long a session's process has to import its context.
 const IMPORT_LIMIT: Duration = Duration::from_secs(30);
@@ -38,6 +41,9 @@ pub(super) struct Handshaker {
     /// Its connection to the keeper.
     pub(super) keeper: OwnedFd,
     pub(super) link: Link,
+    /// Whom it becomes, where it can.
+    pub(super) users: Option<Users>,
+    pub(super) limits: Limits,
 }
 
 struct Running {
@@ -69,22 +75,34 @@ impl Handshaker {
                 return;
             }
         };
-        //= spec/processes.md#confine
-        match confine(Role::Handshaker) {
+        // The private key is read: from here on it is nobody in particular.
+        match give_up(self.users.as_ref(), self.limits) {
             Ok(missing) if missing.is_anything() => log::line(format_args!("{missing}")),
             Ok(_) => {}
-            Err(refused) => {
-                let text = refused.to_string();
+            Err(text) => {
                 let _ = self.link.send(&FromHandshaker::Failed { text }, Vec::new());
                 return;
             }
         }
-        let (listener, link) = (self.listener, self.link);
-        let ended = Running::new(listener, link, domain, policy).and_then(Running::run);
+        let (listener, link, limits) = (self.listener, self.link, self.limits);
+        let ended = Running::new(listener, link, domain, policy, limits).and_then(Running::run);
         if let Err(error) = ended {
             log::line(format_args!("handshaker: {error}"));
         }
     }
+}
+
+//= spec/processes.md#confine
+fn give_up(users: Option<&Users>, limits: Limits) -> Result<Missing, String> {
+    if let Some(users) = users {
+        // Secrets stay locked in memory, whosever they are.
+        process::lift_lock_limit()
+            .and_then(|()| users.handshaker.become_it(Keep::Nothing))
+            .map_err(|error| format!("the handshaker's user: {error}"))?;
+    }
+    limits::hold_handshaker(limits.handshakes)
+        .map_err(|error| format!("the handshaker's limits: {error}"))?;
+    confine(Role::Handshaker).map_err(|refused| refused.to_string())
 }
 
 impl Running {
@@ -93,11 +111,13 @@ impl Running {
         mut link: Link,
         domain: Domain,
         policy: Policy,
+        limits: Limits,
     ) -> Result<Self, Broken> {
         let poller = Poller::new().map_err(Broken::System)?;
         let mut keys = Keys::default();
         let (key, link_key) = (keys.draw(), keys.draw());
-        let reception = Reception::new(listener, policy, key, &poller).map_err(Broken::System)?;
+        let reception =
+            Reception::new(listener, policy, limits, key, &poller).map_err(Broken::System)?;
         link.send(&FromHandshaker::Ready, Vec::new())?;
         link.watch(link_key, &poller).map_err(Broken::System)?;
         Ok(Self {
@@ -173,10 +193,12 @@ impl Running {
     }
 
     fn accept(&mut self) -> Result<(), Broken> {
-        // What the supervisor does not take, and what it has no room for, waits in the kernel.
-        let room = match self.accepting && !self.link.is_full() {
-            true => usize::MAX,
-            false => 0,
+        // What the supervisor does not take now waits in the kernel; what it has no room for waits
+        // there too, or is refused.
+        let room = match (self.link.is_full(), self.accepting) {
+            (true, _) => Room::Soon,
+            (false, true) => Room::Now,
+            (false, false) => Room::None,
         };
         for key in self.reception.accept(room, &self.poller, &mut self.keys) {
             self.advance(key)?;

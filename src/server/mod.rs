@@ -8,6 +8,7 @@
 //! | `handshaker`, [`reception`], [`handshake`] | accepting, and the handshakes in progress |
 //! | `zygote` | forking a process for each session |
 //! | `confine` | what each process gives up before it meets a peer |
+//! | [`users`], [`limits`], [`gate`] | whose each process is, and how much there may be |
 //! | `link`, `telling` | what these processes tell each other |
 //! | [`service`] | what a service manager passes, and is told |
 //! | [`control`], [`tally`] | what operators ask, and what is counted for them |
@@ -17,12 +18,15 @@
 //! finished one becomes a context, which is exported at once; the process forked for it imports
 //! it, from then on owns it, and tells the supervisor how it went.
 
+pub mod accounts;
 mod confine;
 pub mod control;
+pub mod gate;
 pub mod handshake;
 mod handshaker;
-mod link;
 pub mod identity;
+pub mod limits;
+mod link;
 pub mod passwords;
 pub mod poller;
 pub mod reception;
@@ -33,6 +37,7 @@ mod subprocess;
 mod supervisor;
 pub mod tally;
 mod telling;
+pub mod users;
 mod zygote;
 
 use std::fmt;
@@ -40,12 +45,15 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use crate::ledger;
-use crate::ledger::keeper::Keeper;
-use crate::session::drive::Hops;
+use crate::ledger::keeper::{Keeper, Options};
+use crate::session::drive::{Hops, Patience};
 use crate::session::job::Kind;
 use crate::session::log;
 use crate::sys::process::Signal;
 use crate::sys::signal::Watch;
+
+use limits::{Allowance, Limits};
+use users::Users;
 
 pub use handshake::Policy;
 pub use supervisor::Role;
@@ -75,8 +83,14 @@ pub struct Terms {
     pub kind: Kind,
     /// Hops of each session after the first.
     pub hops: Hops,
-    /// Sessions at once.
-    pub sessions: usize,
+    /// How much there may be at once.
+    pub limits: Limits,
+    /// Whom processes become; none where they stay whose this one is.
+    pub users: Option<Users>,
+    /// How long a session lasts.
+    pub patience: Patience,
+    /// What it may have.
+    pub allowance: Allowance,
     /// How the log is written.
     pub log: log::Form,
 }
@@ -144,7 +158,14 @@ impl Server {
             None => TcpListener::bind(listen).map_err(refused)?,
         };
         listener.set_nonblocking(true).map_err(refused)?;
-        let keeper = Keeper::new(&supervisor::KEPT).map_err(Error::Ledger)?;
+        let handshakes = u32::try_from(terms.limits.handshakes).unwrap_or(u32::MAX);
+        let options = Options {
+            // Delivered by one handshaker, and not imported yet: two for each place are kept, once more
+            // for another after it.
+            quota: supervisor::KEPT.quota.max(handshakes.saturating_mul(4)),
+            ..supervisor::KEPT
+        };
+        let keeper = Keeper::new(&options).map_err(Error::Ledger)?;
         let mut signals = vec![Signal::TERM, Signal::INT, Signal::CHILD];
         signals.extend(reload.as_ref().map(|_| Signal::HUP));
         let signals = Watch::new(&signals).map_err(|error| Error::System("signals", error))?;

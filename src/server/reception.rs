@@ -1,6 +1,6 @@
 //! Accepting connections, and the handshakes in progress.
 //!
-//! Invariants: at most [`MOST_HANDSHAKES`] at once; each is over, well or not, within
+//! Invariants: at most so many at once as the limits say; each is over, well or not, within
 //! [`HANDSHAKE_LIMIT`]; what the machine has no room for waits in the kernel's queue, without this
 //! process turning.
 
@@ -15,13 +15,13 @@ use rustix::net::SocketFlags;
 use crate::ledger::Domain;
 use crate::session::log;
 
+use super::gate::{Closed, Gate};
 use super::handshake::Reason;
 use super::handshake::{Handshake, Live, Policy, Progress};
+use super::limits::{Limits, Over};
 use super::poller::{Keys, Poller};
 use super::tally::Handshakes;
 
-/// Handshakes in progress at once.
-pub const MOST_HANDSHAKES: usize = 1024;
 /// A handshake must be done this long after its connection was accepted, its refusal included.
 pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// When no more handshakes may begin, one that has taken so long makes room.
@@ -37,6 +37,8 @@ pub struct Reception {
     listener: Option<TcpListener>,
     key: u64,
     policy: Policy,
+    limits: Limits,
+    gate: Gate,
     handshakes: HashMap<u64, Handshake>,
     /// Handshakes in the order in which they began; those that are over are passed over.
     order: VecDeque<(Instant, u64)>,
@@ -44,6 +46,17 @@ pub struct Reception {
     paused: Option<Instant>,
     /// What was counted, until it is taken from here.
     pub tally: Handshakes,
+}
+
+/// Whether there is room for a connection beyond the handshakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is.
+    Now,
+    /// There will be: what comes waits.
+    Soon,
+    /// There are as many sessions as there may be.
+    None,
 }
 
 /// A handshake that came to its good end.
@@ -63,6 +76,7 @@ impl Reception {
     pub fn new(
         listener: TcpListener,
         policy: Policy,
+        limits: Limits,
         key: u64,
         poller: &Poller,
     ) -> std::io::Result<Self> {
@@ -71,6 +85,8 @@ impl Reception {
             listener: Some(listener),
             key,
             policy,
+            gate: Gate::new(limits.rate),
+            limits,
             handshakes: HashMap::new(),
             order: VecDeque::new(),
             paused: None,
@@ -97,17 +113,21 @@ impl Reception {
         handshake.into_iter().chain(self.paused).min()
     }
 
-    /// Accepts what is waiting, at most as many as there is `room` for, and answers the new keys,
-    /// which are to be advanced: most clients have spoken by the time they are accepted.
-    pub fn accept(&mut self, room: usize, poller: &Poller, keys: &mut Keys) -> Vec<u64> {
+    /// Accepts what is waiting, as far as there is `room`, and answers the new keys, which are to be
+    /// advanced: most clients have spoken by the time they are accepted. What is over a limit waits
+    /// or is refused, as the limits say.
+    //= spec/processes.md#limits
+    pub fn accept(&mut self, room: Room, poller: &Poller, keys: &mut Keys) -> Vec<u64> {
         let mut accepted = Vec::new();
-        while self.paused.is_none() && accepted.len() < AT_ONCE {
-            if accepted.len() >= room {
-                self.pause(poller);
+        for _ in 0..AT_ONCE {
+            if self.paused.is_some() {
                 break;
             }
-            if !self.has_place(poller) {
+            let place = room == Room::Now && self.has_place(poller);
+            if room == Room::Now && !place {
                 self.tally.limits.handshakes += 1;
+            }
+            if !place && (room == Room::Soon || self.limits.over == Over::Wait) {
                 self.pause(poller);
                 break;
             }
@@ -115,6 +135,9 @@ impl Reception {
                 break;
             };
             match accept(listener) {
+                // Dropped, a connection is closed.
+                Ok((_, remote)) if !self.gate.admits(remote) => {}
+                Ok((_, remote)) if !place => self.gate.closed(remote, Closed::Room),
                 Ok((socket, remote)) => accepted.extend(self.begin(socket, remote, poller, keys)),
                 Err(Errno::AGAIN) => break,
                 // Of that connection, or of nothing: the next may be better.
@@ -151,7 +174,7 @@ impl Reception {
 
     /// Whether one more handshake may begin, which may cost a slow one its place.
     fn has_place(&mut self, poller: &Poller) -> bool {
-        if self.handshakes.len() < MOST_HANDSHAKES {
+        if self.handshakes.len() < self.limits.handshakes {
             return true;
         }
         self.trim_order();

@@ -51,6 +51,8 @@ pub(super) struct Sessions {
     commands: HashMap<u32, Command>,
     /// What was counted.
     pub(super) tally: tally::Sessions,
+    /// Entries whose connection is still here.
+    starting: usize,
 }
 
 struct Command {
@@ -153,6 +155,11 @@ impl Sessions {
         self.entries.len()
     }
 
+    /// How many have no process yet that has imported the context.
+    pub(super) fn starting(&self) -> usize {
+        self.starting
+    }
+
     /// Whether none runs, nor what one has left behind.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.commands.is_empty()
@@ -178,6 +185,7 @@ impl Sessions {
         } = order;
         let session = pending.introduction.session();
         pending.attempts += 1;
+        self.starting += 1;
         self.keys.insert(session, key);
         let listed = listing::Listed::new(&pending.introduction);
         let entry = Entry {
@@ -234,6 +242,7 @@ impl Sessions {
             poller.remove(&entry.reports);
         }
         let mut pending = entry.pending?;
+        self.starting = self.starting.saturating_sub(1);
         pending.attempts -= 1;
         Some(pending)
     }
@@ -295,6 +304,7 @@ impl Sessions {
                     match entry.pending.take() {
                         // The first is entered by whoever waits for it.
                         Some(pending) => {
+                            self.starting = self.starting.saturating_sub(1);
                             entry.leader = process;
                             pending.introduction.log_started(process);
                         }
@@ -358,7 +368,9 @@ impl Sessions {
             let Some(entry) = self.entries.get_mut(&key) else {
                 continue;
             };
-            match entry.pending.take() {
+            let pending = entry.pending.take();
+            self.starting = self.starting.saturating_sub(usize::from(pending.is_some()));
+            match pending {
                 Some(pending) if entry.released.is_none() && pending.attempts < ATTEMPTS => {
                     again.push(pending);
                     entry.told = true;

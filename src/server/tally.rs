@@ -295,7 +295,7 @@ impl Sessions {
             _ if revoked => &mut ended.revoked,
             Some(Reason::Finished) => &mut ended.finished,
             Some(Reason::Cut) => &mut ended.cut,
-            Some(Reason::Idle) => &mut ended.idle,
+            Some(Reason::Idle | Reason::TimeUp) => &mut ended.idle,
             Some(Reason::Refused(_)) => &mut ended.refused,
             Some(Reason::System(_)) => &mut ended.system,
             Some(Reason::SuccessorDied | Reason::ServerGone) | None => &mut ended.died,

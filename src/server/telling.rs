@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::session::parcel::Introduction;
+use crate::session::user::User;
 
 use super::tally::Handshakes;
 
@@ -52,6 +53,8 @@ pub(super) enum ToZygote {
         introduction: Introduction,
         /// A [`crate::session::parcel::Parcel`].
         parcel: ByteBuf,
+        /// Whom it runs as; none where nobody can become another user.
+        user: Option<User>,
     },
 }
 
