@@ -397,10 +397,13 @@ fn unread(reader: OwnedFd, writer: OwnedFd) {
 
 /// Sources that may ask what time people's clocks show: log lines, certificates and what expires
 /// with them.
-const CALENDAR: [&str; 9] = [
+const CALENDAR: [&str; 11] = [
     // The clock itself, and the time stamps of lines.
     "src/sys/clock.rs",
     "src/session/log.rs",
+    // When something began, shown to operators.
+    "src/server/sessions/listing.rs",
+    "src/server/supervisor/operators.rs",
     // Making the development identity, whether certificates are valid, and the lifetimes of contexts,
     // which end with those of certificates and travel between machines.
     "src/cli/serve.rs",

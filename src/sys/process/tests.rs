@@ -296,16 +296,4 @@ fn a_lowered_limit_stays_low() {
         let limit = getrlimit(Resource::Nofile);
         assert_eq!((limit.current, limit.maximum), (Some(50), Some(50)));
     });
-    in_child(|| {
-        let hard = getrlimit(Resource::Nofile).maximum;
-        let low = Rlimit {
-            current: Some(60),
-            maximum: hard,
-        };
-        setrlimit(Resource::Nofile, low).unwrap();
-        raise_descriptor_limit().unwrap();
-        restore_descriptor_limit().unwrap();
-        let limit = getrlimit(Resource::Nofile);
-        assert_eq!((limit.current, limit.maximum), (Some(60), hard));
-    });
 }
