@@ -5,6 +5,8 @@ pub mod arguments;
 pub mod bounds;
 pub mod configuration;
 pub mod connect;
+#[cfg(test)]
+mod manual;
 pub mod metrics;
 pub mod operator;
 pub mod serve;

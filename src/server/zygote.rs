@@ -65,6 +65,12 @@ impl Zygote {
     /// forked for one.
     //= spec/processes.md#end
     pub(super) fn run(mut self) -> Option<Box<Start>> {
+        // What its sessions leave behind comes to it, and not to the supervisor alone: that one may be
+        // another one's by then.
+        if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
+            log::line(format_args!("zygote: child subreaper: {error}"));
+            return None;
+        }
         if let Err(error) = self.give_up() {
             log::line(format_args!("zygote: {error}"));
             return None;

@@ -51,6 +51,7 @@ fn a_session_that_claims_another_ones_process_takes_nothing_from_it() {
             reports,
             member,
             role: Role::Session,
+            zygote: 0,
         };
         sessions.ordered(key, ordered);
         sessions.started(SessionIdentifier::from([key as u8; 16]), process);
@@ -94,6 +95,7 @@ fn a_session_that_asks_for_connections_without_end_has_three() {
             reports,
             member,
             role,
+            zygote: 0,
         };
         sessions.ordered(key, ordered);
         let before = keeper.members();
