@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`state`], [`identity`], [`passwords`] | what is kept between two starts, and who gets in |
 //! | `supervisor`, `sessions`, `subprocess` | the process table: what runs, how it ends, the release of each |
-//! | `handshaker`, [`reception`], [`handshake`] | accepting, and the handshakes in progress |
+//! | `handshaker`, [`reception`] | accepting, and the handshakes in progress, on [`crate::port`] |
 //! | `zygote` | forking a process for each session |
 //! | `confine` | what each process gives up before it meets a peer |
 //! | `link`, `telling` | what these processes tell each other |
@@ -19,7 +19,6 @@
 
 mod confine;
 pub mod control;
-pub mod handshake;
 mod handshaker;
 mod link;
 pub mod identity;
@@ -47,7 +46,7 @@ use crate::session::log;
 use crate::sys::process::Signal;
 use crate::sys::signal::Watch;
 
-pub use handshake::Policy;
+pub use reception::Policy;
 pub use supervisor::Role;
 
 /// What a server is to do.
