@@ -357,6 +357,7 @@ fn metrics_say_what_has_happened_in_text_that_prometheus_reads() {
     let mut noise = TcpStream::connect(serving.address).unwrap();
     noise.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
     let _ = noise.read_to_end(&mut Vec::new());
+    drop(noise);
     drop(TcpStream::connect(serving.address).unwrap());
     serving.log.wait_for_nth(2, "refused");
     let zygote = children(serving.process());
@@ -409,6 +410,39 @@ fn metrics_say_what_has_happened_in_text_that_prometheus_reads() {
         assert!(status.success(), "{output}{errors}");
     }
     open.kill();
+}
+
+//= proves spec/control.md#counts
+#[test]
+fn limits_losses_and_restarts_are_counted() {
+    if !may_ask() {
+        return;
+    }
+    // A log that takes nothing.
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let serving = Serving::start_with_errors(&["--sessions", "1"], Stdio::from(full));
+    let mut first = Talking::start(serving.connect(&[]));
+    first.say("one\n");
+    assert_eq!(first.hear(), "one\n");
+    metrics(&serving, |samples| {
+        samples["baton_accepting"] == 0.0
+            && samples["baton_limits_total{limit=\"sessions\"}"] == 1.0
+            && samples["baton_log_lines_lost_total"] > 0.0
+    });
+    let mut second = Talking::start(serving.connect(&[]));
+    second.say("two\n");
+    assert!(first.finish().success());
+    assert_eq!(second.hear(), "two\n");
+    let zygote = serving_process(&serving, "zygote");
+    signal_to(zygote, Signal::KILL);
+    let text = metrics(&serving, |samples| {
+        samples["baton_process_restarts_total{process=\"zygote\"}"] == 1.0
+    });
+    assert_eq!(exposition::read(&text).unwrap()["baton_sessions"], 1.0);
+    assert_ne!(serving_process(&serving, "zygote"), zygote);
+    second.say("three\n");
+    assert_eq!(second.hear(), "three\n");
+    second.kill();
 }
 
 /// A process of the server's, as `baton top` tells it.

@@ -23,7 +23,7 @@ const SHOWN: usize = 40;
 
 /// What may stand at a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Address,
     Path,
     PathOrNone,
@@ -37,7 +37,7 @@ const LAST: u64 = i64::MAX as u64;
 
 /// Every key, by its name, with what may stand there.
 //= spec/configuration.md#keys
-const KEYS: &[(&str, Kind)] = &[
+pub(super) const KEYS: &[(&str, Kind)] = &[
     ("listen", Kind::Address),
     ("state", Kind::Path),
     ("http", Kind::Flag),
@@ -59,7 +59,7 @@ const KEYS: &[(&str, Kind)] = &[
 
 impl Kind {
     /// The type, as the page names it.
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Address | Self::Path | Self::PathOrNone | Self::Choice(_) => "string",
             Self::Flag => "boolean",
@@ -69,7 +69,7 @@ impl Kind {
     }
 
     /// The bounds, as the page names them.
-    fn bounds(self) -> String {
+    pub(super) fn bounds(self) -> String {
         match self {
             Self::Address => "an IP address and a port".to_owned(),
             Self::Path => "a path".to_owned(),

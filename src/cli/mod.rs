@@ -4,6 +4,8 @@
 pub mod arguments;
 pub mod configuration;
 pub mod connect;
+#[cfg(test)]
+mod manual;
 pub mod metrics;
 pub mod operator;
 pub mod serve;

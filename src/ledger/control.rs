@@ -2,7 +2,7 @@
 //! compare-and-swap decides each transition.
 
 /// Why a context ended. Told with its release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Cause {
     /// Its holder closed or dropped it.
     Closed,

@@ -58,6 +58,14 @@ impl Link {
         Ok((Self::new(near)?, Self::new(far)?))
     }
 
+    /// The end that another process had.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn adopt(socket: OwnedFd) -> io::Result<Self> {
+        Self::new(socket)
+    }
+
     fn new(socket: OwnedFd) -> io::Result<Self> {
         socket::set_buffers(&socket, 4 * MAX_MESSAGE)?;
         rustix::io::ioctl_fionbio(&socket, true)?;

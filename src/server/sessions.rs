@@ -6,6 +6,7 @@
 //! ledger, by itself, by the end of its process's connection, or because nobody is left who could
 //! import it.
 
+pub(super) mod estate;
 mod listing;
 
 use std::collections::{HashMap, HashSet};
@@ -16,7 +17,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process, waitid,
+};
+use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::exit::SessionIdentifier;
@@ -56,6 +60,8 @@ pub(super) struct Sessions {
 struct Command {
     session: SessionIdentifier,
     group: u32,
+    /// Who waits for it, besides this process.
+    zygote: u64,
 }
 
 /// A connection whose context no process has imported yet.
@@ -95,12 +101,17 @@ pub(super) struct Ordered {
     pub(super) member: MemberId,
     /// What that may ask.
     pub(super) role: Role,
+    /// The zygote that is told.
+    pub(super) zygote: u64,
 }
 
 struct Entry {
     session: SessionIdentifier,
     remote: SocketAddr,
-    reports: Reports,
+    /// Until no process holds the other end.
+    reports: Option<Reports>,
+    /// The zygote that was told to fork its first process.
+    zygote: u64,
     /// The process that was forked for it, once that is known.
     first: First,
     /// The process that runs it, as far as is known.
@@ -111,8 +122,6 @@ struct Entry {
     has_command: bool,
     /// The connection, until a process has imported it.
     pending: Option<Pending>,
-    /// No process holds the other end of the reports.
-    gone: bool,
     /// Its connections to the keeper: that of the process that runs it, and of one it moves to.
     members: Vec<MemberId>,
     /// What a process it moves to may ask of the keeper.
@@ -125,7 +134,7 @@ struct Entry {
 }
 
 /// The first process of a session.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum First {
     /// The zygote has been told to fork it.
     Ordered,
@@ -175,6 +184,7 @@ impl Sessions {
             reports,
             member,
             role,
+            zygote,
         } = order;
         let session = pending.introduction.session();
         pending.attempts += 1;
@@ -183,13 +193,13 @@ impl Sessions {
         let entry = Entry {
             session,
             remote: pending.introduction.remote,
-            reports,
+            reports: Some(reports),
+            zygote,
             first: First::Ordered,
             process: 0,
             leader: 0,
             has_command: false,
             pending: Some(pending),
-            gone: false,
             members: vec![member],
             role,
             ending: None,
@@ -230,18 +240,23 @@ impl Sessions {
         }
         self.keys.remove(&session);
         let entry = self.entries.remove(&key)?;
-        if !entry.gone {
-            poller.remove(&entry.reports);
+        if let Some(reports) = &entry.reports {
+            poller.remove(reports);
         }
         let mut pending = entry.pending?;
         pending.attempts -= 1;
         Some(pending)
     }
 
-    /// The zygote has ended: its children are this process's now.
-    pub(super) fn zygote_ended(&mut self) {
-        self.heard.extend(self.entries.keys());
-        for entry in self.entries.values_mut() {
+    /// A zygote has ended. Its children are this process's now, if it was a child itself; else nobody
+    /// tells of them any more.
+    pub(super) fn zygote_ended(&mut self, zygote: u64, was_child: bool) {
+        if !was_child {
+            self.commands.retain(|_, command| command.zygote != zygote);
+        }
+        let of_it = |(_, entry): &(&u64, &mut Entry)| entry.zygote == zygote;
+        for (key, entry) in self.entries.iter_mut().filter(of_it) {
+            self.heard.insert(*key);
             entry.first = match entry.first {
                 First::Ordered => First::Orphaned(None),
                 First::Forked(process) => First::Orphaned(Some(process)),
@@ -280,6 +295,12 @@ impl Sessions {
         }
     }
 
+    /// Whether a zygote has processes to wait for.
+    pub(super) fn has_any_of(&self, zygote: u64) -> bool {
+        self.entries.values().any(|entry| entry.zygote == zygote)
+            || self.commands.values().any(|one| one.zygote == zygote)
+    }
+
     /// Reads the reports of the session under `key`.
     pub(super) fn read(&mut self, key: u64, keeper: &mut Keeper, poller: &Poller) {
         let Some(entry) = self.entries.get_mut(&key) else {
@@ -288,7 +309,10 @@ impl Sessions {
         self.heard.insert(key);
         let session = entry.session;
         for _ in 0..AT_ONCE {
-            match entry.reports.next() {
+            let Some(reports) = &entry.reports else {
+                return;
+            };
+            match reports.next() {
                 Next::Report(Report::Running { process, .. }) => {
                     self.tally.imported(entry.leader == 0);
                     entry.listed.imported();
@@ -298,6 +322,8 @@ impl Sessions {
                             entry.leader = process;
                             pending.introduction.log_started(process);
                         }
+                        // The keeper knows who runs what.
+                        None if !entry.is_run_by(process, keeper) => continue,
                         None => {
                             // One a session, and never another session's, whatever it claims.
                             if entry.process != entry.first.process()
@@ -305,7 +331,10 @@ impl Sessions {
                             {
                                 self.processes.remove(&entry.process);
                             }
-                            self.processes.entry(process).or_insert(key);
+                            // One whose end was told already is not waited for again.
+                            if !is_reaped(process) {
+                                self.processes.entry(process).or_insert(key);
+                            }
                         }
                     }
                     entry.process = process;
@@ -318,12 +347,15 @@ impl Sessions {
                         Command {
                             session,
                             group: entry.group(),
+                            zygote: entry.zygote,
                         },
                     );
                 }
                 Next::Report(Report::Moving) => {
                     let connection = entry.connect(keeper);
-                    entry.reports.give_connection(connection.as_ref());
+                    if let Some(reports) = &entry.reports {
+                        reports.give_connection(connection.as_ref());
+                    }
                 }
                 Next::Report(Report::Ended(ending)) => entry.ending = Some(ending),
                 Next::Nothing => return,
@@ -332,8 +364,8 @@ impl Sessions {
                         // It is heard no more, and over when its process is.
                         log::of_session(session, format_args!(": a report is garbage"));
                     }
-                    poller.remove(&entry.reports);
-                    entry.gone = true;
+                    poller.remove(reports);
+                    entry.reports = None;
                     return;
                 }
             }
@@ -344,7 +376,11 @@ impl Sessions {
     /// process died before it had imported the context come back.
     pub(super) fn settle(&mut self, keeper: &mut Keeper) -> Vec<Pending> {
         let heard = std::mem::take(&mut self.heard);
-        let is_over = |key: &u64| self.entries.get(key).is_some_and(Entry::is_over);
+        let waited = |key: u64, process: u32| self.processes.get(&process) != Some(&key);
+        let is_over = |key: &u64| {
+            let entry = self.entries.get(key);
+            entry.is_some_and(|entry| entry.is_over(|process| waited(*key, process)))
+        };
         let over: Vec<u64> = heard.into_iter().filter(is_over).collect();
         for key in &over {
             if let Some(entry) = self.entries.get_mut(key) {
@@ -419,13 +455,14 @@ impl Sessions {
     }
 }
 
-/// Whether `process`, a child of this one, has been waited for, by this call or before.
+/// Whether `process` has been waited for, by whoever had to.
 fn is_reaped(process: u32) -> bool {
     let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else {
         return true;
     };
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    matches!(waitid(WaitId::Pid(pid), look), Err(Errno::CHILD))
+    let is_child = !matches!(waitid(WaitId::Pid(pid), look), Err(Errno::CHILD));
+    !is_child && test_kill_process(pid) == Err(Errno::SRCH)
 }
 
 impl Entry {
@@ -440,6 +477,12 @@ impl Entry {
             }
             process => process,
         }
+    }
+
+    /// Whether the keeper knows `process` as one of this session.
+    fn is_run_by(&self, process: u32, keeper: &Keeper) -> bool {
+        let mut runners = self.members.iter().map(|id| keeper.pid(*id));
+        runners.any(|runner| runner == Some(process))
     }
 
     /// A connection to the keeper for the process this session moves to; none when it is not to
@@ -461,17 +504,18 @@ impl Entry {
         Some(connection)
     }
 
-    /// Whether no process of it is left.
-    fn is_over(&self) -> bool {
+    /// Whether no process of it is left. `waited` tells of a process that was waited for.
+    fn is_over(&self, waited: impl Fn(u32) -> bool) -> bool {
+        // Nobody tells of a process whose zygote has ended: then the kernel is asked.
         let first_is_over = match self.first {
             First::Ended(_) | First::Orphaned(None) => true,
             First::Orphaned(Some(process)) => is_reaped(process),
             First::Ordered | First::Forked(_) => false,
         };
-        let first = self.first.process();
-        self.gone
+        let runs_in_first = self.process == self.first.process() || self.process == 0;
+        self.reports.is_none()
             && first_is_over
-            && (self.process == first || self.process == 0 || is_reaped(self.process))
+            && (runs_in_first || waited(self.process) || is_reaped(self.process))
     }
 
     /// The session's last line, once.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Signal, pidfd_send_signal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,7 +24,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// The zygote, or the handshaker.
 pub(super) struct Subprocess {
     name: &'static str,
-    process: Option<Child>,
+    process: Option<Body>,
     link: Option<Link>,
     key: u64,
     since: Instant,
@@ -32,6 +32,33 @@ pub(super) struct Subprocess {
     brief: u32,
     /// When the next is to be forked.
     again: Option<Instant>,
+}
+
+/// The process.
+enum Body {
+    /// A child of this one.
+    Own(Child),
+    /// One that the server before this one had, and its descriptor.
+    Inherited(u32, OwnedFd),
+}
+
+impl Body {
+    fn number(&self) -> u32 {
+        match self {
+            Self::Own(child) => child.pid(),
+            Self::Inherited(number, _) => *number,
+        }
+    }
+
+    fn kill(&self) {
+        // One that has just ended is no error.
+        let _ = match self {
+            Self::Own(child) => child.kill(Signal::KILL),
+            Self::Inherited(_, pidfd) => {
+                pidfd_send_signal(pidfd, Signal::KILL).map_err(io::Error::from)
+            }
+        };
+    }
 }
 
 /// What was heard.
@@ -63,7 +90,7 @@ impl Subprocess {
             Fork::Parent(child) => {
                 let key = keys.draw();
                 near.watch(key, poller)?;
-                (self.process, self.link, self.key) = (Some(child), Some(near), key);
+                (self.process, self.link, self.key) = (Some(Body::Own(child)), Some(near), key);
                 (self.since, self.again) = (Instant::now(), None);
                 Ok(None)
             }
@@ -78,7 +105,7 @@ impl Subprocess {
 
     /// The process, while there is one.
     pub(super) fn process(&self) -> Option<u32> {
-        self.process.as_ref().map(Child::pid)
+        self.process.as_ref().map(Body::number)
     }
 
     /// The key it has in the poller.
@@ -132,6 +159,26 @@ impl Subprocess {
         }
     }
 
+    /// One that the server before this one had.
+    //= spec/takeover.md#estate
+    pub(super) fn inherit(
+        name: &'static str,
+        process: (u32, OwnedFd),
+        link: OwnedFd,
+        poller: &Poller,
+        keys: &mut Keys,
+    ) -> io::Result<Self> {
+        let link = Link::adopt(link)?;
+        let key = keys.draw();
+        link.watch(key, poller)?;
+        Ok(Self {
+            process: Some(Body::Inherited(process.0, process.1)),
+            link: Some(link),
+            key,
+            ..Self::new(name)
+        })
+    }
+
     /// The link, as long as there is one.
     pub(super) fn link(&self) -> Option<&Link> {
         self.link.as_ref()
@@ -147,14 +194,13 @@ impl Subprocess {
             poller.remove(&link);
         }
         if let Some(process) = &self.process {
-            // One that has just ended is no error.
-            let _ = process.kill(Signal::KILL);
+            process.kill();
         }
     }
 
     /// Whether this was it: `process` has ended, and was waited for.
     pub(super) fn has_ended(&mut self, process: u32, poller: &Poller) -> bool {
-        if self.process.as_ref().map(Child::pid) != Some(process) {
+        if self.process() != Some(process) {
             return false;
         }
         self.process = None;

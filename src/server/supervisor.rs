@@ -11,7 +11,6 @@ mod beginning;
 mod handshakers;
 mod operators;
 
-use handshakers::Which;
 use operators::Operators;
 
 use std::collections::VecDeque;
@@ -93,9 +92,11 @@ pub(super) struct Supervisor {
     reload: Option<Reload>,
     /// A handshaker of new terms, until it is ready or fails.
     candidate: Option<(Subprocess, Terms)>,
-    /// The handshaker of old terms, while its handshakes go on.
-    retiring: Option<(Subprocess, Instant)>,
+    /// Handshakers of old terms, while their handshakes go on.
+    retiring: Vec<(Subprocess, Instant)>,
     zygote: Subprocess,
+    /// Zygotes of the servers before this one: they fork nothing more, and wait for what they forked.
+    earlier_zygotes: Vec<Subprocess>,
     handshaker: Subprocess,
     sessions: Sessions,
     /// Connections for which there was no process, or whose process died too early.
@@ -161,8 +162,9 @@ pub(super) fn start(server: Server) -> Result<Result<Supervisor, Role>, Error> {
         terms: server.terms,
         reload: server.reload,
         candidate: None,
-        retiring: None,
+        retiring: Vec::new(),
         zygote,
+        earlier_zygotes: Vec::new(),
         handshaker,
         sessions: Sessions::default(),
         unstarted: VecDeque::new(),
@@ -253,9 +255,16 @@ impl Supervisor {
             .flatten()
             .chain(stop)
             .chain(self.retry)
-            .chain(self.retiring.as_ref().map(|(_, until)| *until))
+            .chain(self.retiring.iter().map(|(_, until)| *until))
             .chain(self.operators.next_due())
             .min()
+    }
+
+    fn is_zygote(&self, key: u64) -> bool {
+        let earlier = self.earlier_zygotes.iter();
+        std::iter::once(&self.zygote)
+            .chain(earlier)
+            .any(|one| one.key() == key)
     }
 
     fn turn(&mut self, ready: &[Ready]) -> Turn {
@@ -266,8 +275,8 @@ impl Supervisor {
         for &(key, _) in ready {
             if key == self.signals_key {
                 settle |= self.take_signals();
-            } else if key == self.zygote.key() {
-                settle |= self.hear_zygote();
+            } else if self.is_zygote(key) {
+                settle |= self.hear_zygote(key);
             } else if let Some(which) = self.handshaker_of(key) {
                 self.hear(which);
             } else if key == self.keeper_key {
@@ -283,6 +292,7 @@ impl Supervisor {
         if settle {
             self.unstarted
                 .extend(self.sessions.settle(&mut self.keeper));
+            self.let_zygotes_go();
         }
         self.start_late(settle);
         self.press_on();
@@ -318,15 +328,16 @@ impl Supervisor {
     /// have left behind.
     fn reap(&mut self) {
         // What they have sent before they ended is as good as before.
-        self.hear_zygote();
-        for which in [Which::Present, Which::Candidate, Which::Retiring] {
+        self.hear_zygote(self.zygote.key());
+        for which in self.handshakers() {
             self.hear(which);
         }
         let next = || rustix::io::retry_on_intr(|| wait(WaitOptions::NOHANG));
         while let Ok(Some((pid, status))) = next() {
             let process = pid.as_raw_pid().unsigned_abs();
+            let zygote = self.zygote.key();
             if self.zygote.has_ended(process, &self.poller) {
-                self.sessions.zygote_ended();
+                self.sessions.zygote_ended(zygote, true);
             } else if !self.handshaker.has_ended(process, &self.poller) {
                 let poller = &self.poller;
                 let ended = self
@@ -337,7 +348,7 @@ impl Supervisor {
                     self.keep_old_terms(1);
                 }
                 self.retiring
-                    .take_if(|(retiring, _)| retiring.has_ended(process, &self.poller));
+                    .retain_mut(|(retiring, _)| !retiring.has_ended(process, &self.poller));
             }
             let status = ExitStatus::from_raw(status.as_raw());
             self.sessions
@@ -357,11 +368,10 @@ impl Supervisor {
                 }
                 self.handshaker.send(&ToHandshaker::Stop, Vec::new());
                 self.unstarted.clear();
-                for one in [
-                    self.candidate.take().map(|(one, _)| one),
-                    self.retiring.take().map(|(one, _)| one),
-                ] {
-                    one.into_iter().for_each(|mut one| one.retire(&self.poller));
+                let candidate = self.candidate.take().map(|(one, _)| one);
+                let retiring = self.retiring.drain(..).map(|(one, _)| one);
+                for mut one in candidate.into_iter().chain(retiring) {
+                    one.retire(&self.poller);
                 }
                 self.fork_due = false;
                 log::line(format_args!(
@@ -412,9 +422,13 @@ impl Supervisor {
                 }
             }
         }
-        if let Some((mut old, _)) = self.retiring.take_if(|(_, until)| *until <= Instant::now()) {
-            old.retire(&self.poller);
-        }
+        self.retiring.retain_mut(|(old, until)| {
+            let goes_on = *until > Instant::now() && !old.is_down();
+            if !goes_on {
+                old.retire(&self.poller);
+            }
+            goes_on
+        });
         if self.zygote.is_due() {
             match self.fork_zygote() {
                 Ok(Some(forked)) => return Turn::Break(forked),
@@ -431,6 +445,7 @@ impl Supervisor {
                 // A new one accepts until it is told otherwise.
                 Ok(None) => {
                     self.operators.tally.restarts.handshaker += 1;
+                    self.operators.tally.handshakes.in_progress = 0;
                     self.accepting = true;
                 }
                 Err(error) => self.handshaker.not_forked(&error),
@@ -471,6 +486,7 @@ impl Supervisor {
             handshaker,
             candidate,
             retiring,
+            earlier_zygotes,
             sessions,
             unstarted,
             keeper,
@@ -481,6 +497,7 @@ impl Supervisor {
         drop(keeper);
         drop(operators);
         drop((poller, zygote, handshaker, candidate, retiring));
+        drop(earlier_zygotes);
         drop((sessions, unstarted));
         log::set_form(terms.log);
         match forked {

@@ -48,6 +48,12 @@ impl Zygote {
     /// forked for one.
     //= spec/processes.md#end
     pub(super) fn run(mut self) -> Option<Box<Start>> {
+        // What its sessions leave behind comes to it, and not to the supervisor alone: that one may be
+        // another one's by then.
+        if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
+            log::line(format_args!("zygote: child subreaper: {error}"));
+            return None;
+        }
         let runs_commands = matches!(self.kind, Kind::Exec(_));
         if !runs_commands && let Err(refused) = confine(Role::Zygote) {
             log::line(format_args!("zygote: {refused}"));

@@ -118,6 +118,13 @@ impl From<OwnedFd> for Reporter {
     }
 }
 
+impl From<OwnedFd> for Reports {
+    /// The end that another process had.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl From<Reporter> for OwnedFd {
     /// To be given to another process.
     fn from(reporter: Reporter) -> Self {

@@ -159,3 +159,53 @@ fn counts_become_rates_and_a_new_server_has_none() {
     }
     assert!(course.rates.hops.len() <= 240);
 }
+
+/// Run once more, as a child in a terminal: there it panics.
+#[test]
+fn a_panic_gives_the_terminal_back_before_it_is_told() {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::tcgetattr;
+
+    const NAME: &str = "cli::top::tests::a_panic_gives_the_terminal_back_before_it_is_told";
+    const CHILD: &str = "BATON_TEST_PANICS";
+    if std::env::var_os(CHILD).is_some() {
+        let mut screen = Screen::take().unwrap();
+        screen.draw(&mut View::default(), &course(1, 1)).unwrap();
+        panic!("in the middle of a frame");
+    }
+    let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&user).unwrap();
+    unlockpt(&user).unwrap();
+    let name = ptsname(&user, Vec::new()).unwrap();
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+    let terminal = rustix::fs::open(name, flags, rustix::fs::Mode::empty()).unwrap();
+    let before = tcgetattr(&terminal).unwrap();
+    let end = || Stdio::from(terminal.try_clone().unwrap());
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--nocapture"])
+        .env(CHILD, "1")
+        .stdin(end())
+        .stdout(end())
+        .stderr(end())
+        .spawn()
+        .unwrap();
+    let mut written = String::new();
+    let mut bytes = [0; 4096];
+    let mut user = std::fs::File::from(user);
+    while !written.contains("in the middle of a frame") {
+        let count = user.read(&mut bytes).unwrap();
+        written += &String::from_utf8_lossy(&bytes[..count]);
+    }
+    // The harness has more to say, and the terminal room for it.
+    assert!(!child.wait().unwrap().success());
+    let (screen, told) = written.split_once("\u{1b}[?1049l").unwrap();
+    assert!(screen.contains("\u{1b}[?1049h") && !screen.contains("in the middle"));
+    assert!(told.contains("in the middle of a frame"), "{told}");
+    let after = tcgetattr(&terminal).unwrap();
+    assert_eq!(after.local_modes, before.local_modes);
+    assert_eq!(after.input_modes, before.input_modes);
+    assert_eq!(after.output_modes, before.output_modes);
+}

@@ -38,7 +38,7 @@ use rustix::event::epoll;
 pub use members::MemberId;
 pub use roles::Role;
 pub use secrets::KEYS;
-pub use succession::Retiring;
+pub use succession::{Retiring, has_moved_out};
 
 use book::Book;
 use members::{Members, from_key};
@@ -231,6 +231,16 @@ impl Keeper {
     ) -> Result<(MemberId, OwnedFd), Error> {
         let (near, far) = socket::pair()?;
         Ok((self.take_in(near, role, Some(context))?, far))
+    }
+
+    /// A connection for a keeper that is not there yet: its near end is to be [added](Keeper::add).
+    ///
+    /// [`Error::System`].
+    pub fn connection() -> Result<(OwnedFd, OwnedFd), Error> {
+        let (near, far) = socket::pair()?;
+        // Or a greeting that comes before would be of nobody.
+        socket::name_senders(&near, true)?;
+        Ok((near, far))
     }
 
     /// Takes in a connection made otherwise: a connected Unix seqpacket socket. On one that is

@@ -187,6 +187,14 @@ impl Retiring {
     }
 }
 
+/// Whether the keeper of this ledger has moved out, of which this process has the descriptor.
+//= spec/keeper.md#succession
+pub fn has_moved_out(ledger: &OwnedFd) -> bool {
+    let mut word = [0; 8];
+    let read = rustix::io::pread(ledger, &mut word, KEEPER as u64 * 8);
+    read == Ok(8) && u64::from_ne_bytes(word) == super::MOVED.word()
+}
+
 impl core::fmt::Debug for Retiring {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_tuple("Retiring").field(&self.0).finish()

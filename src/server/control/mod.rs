@@ -11,7 +11,7 @@
 //! taken are bounded in number, bytes and time; a question is one line and gets one answer.
 //!
 //! SECURITY: it lives in the supervisor's loop, which has no secret of a peer's, and reads only
-//! what a process of the operator wrote ([`gate`]): who is refused is not read.
+//! what a process of the operator wrote (`gate`): who is refused is not read.
 
 pub mod answer;
 pub mod ask;

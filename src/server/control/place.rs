@@ -121,9 +121,8 @@ impl Named {
 
     /// Takes the name away, if it is still this socket's.
     pub(super) fn remove(self) {
-        let Ok(_held) = self.folder.lock() else {
-            return;
-        };
+        // Without the lock, which others could keep from a server that stops: as long as this
+        // socket is open somebody answers at its name, and nobody puts another there.
         let name = self.name.as_str();
         let stat = statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW);
         if stat.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.inode) {

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use serde::{Deserialize, Serialize};
+
 use crate::exit::SessionIdentifier;
 use crate::server::control::answer::Session;
 use crate::server::tally;
@@ -21,6 +23,17 @@ pub(super) struct Listed {
     cut_off: bool,
 }
 
+/// What a session shows of itself, as it goes to the next server.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Carried {
+    introduction: Introduction,
+    /// Since it began.
+    milliseconds: u64,
+    since: u64,
+    hops: u64,
+    cut_off: bool,
+}
+
 impl Listed {
     pub(super) fn new(introduction: &Introduction) -> Self {
         Self {
@@ -29,6 +42,28 @@ impl Listed {
             since: clock::unix_seconds(),
             hops: 0,
             cut_off: false,
+        }
+    }
+
+    /// What of it goes to the next server.
+    pub(super) fn carried(&self) -> Carried {
+        Carried {
+            introduction: self.introduction.clone(),
+            milliseconds: u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX),
+            since: self.since,
+            hops: self.hops,
+            cut_off: self.cut_off,
+        }
+    }
+
+    /// What the server before this one had.
+    pub(super) fn inherit(carried: Carried) -> Self {
+        Self {
+            introduction: carried.introduction,
+            began: super::estate::ago(carried.milliseconds),
+            since: carried.since,
+            hops: carried.hops,
+            cut_off: carried.cut_off,
         }
     }
 

@@ -73,6 +73,7 @@ impl Supervisor {
             reports,
             member,
             role,
+            zygote: self.zygote.key(),
         };
         self.sessions.ordered(key, ordered);
         self.zygote.send(&order, fds);
@@ -80,14 +81,19 @@ impl Supervisor {
     }
 
     /// Answers whether something may be over.
-    pub(super) fn hear_zygote(&mut self) -> bool {
+    pub(super) fn hear_zygote(&mut self, key: u64) -> bool {
         let mut settle = false;
         for _ in 0..AT_ONCE {
-            match self.zygote.next::<FromZygote>() {
+            let earlier = self.earlier_zygotes.iter_mut();
+            let zygote = std::iter::once(&mut self.zygote).chain(earlier);
+            let Some(zygote) = zygote.into_iter().find(|one| one.key() == key) else {
+                return settle;
+            };
+            match zygote.next::<FromZygote>() {
                 Next::Nothing => return settle,
                 Next::Broken(broken) => {
-                    self.zygote.give_up(&broken, &self.poller);
-                    return settle;
+                    zygote.give_up(&broken, &self.poller);
+                    return self.earlier_zygote_ended(key) || settle;
                 }
                 Next::Message(message, _) => match message {
                     FromZygote::Started { session, process } => {
@@ -116,6 +122,30 @@ impl Supervisor {
         settle
     }
 
+    /// A zygote that the server before this one had is gone: no wait tells of it. Answers whether it
+    /// was one of these.
+    fn earlier_zygote_ended(&mut self, key: u64) -> bool {
+        let before = self.earlier_zygotes.len();
+        self.earlier_zygotes.retain(|one| one.key() != key);
+        let was_one = self.earlier_zygotes.len() < before;
+        if was_one {
+            self.sessions.zygote_ended(key, false);
+        }
+        was_one
+    }
+
+    /// Lets the zygotes go that wait for nobody any more.
+    pub(super) fn let_zygotes_go(&mut self) {
+        let (sessions, poller) = (&self.sessions, &self.poller);
+        self.earlier_zygotes.retain_mut(|one| {
+            let waits = sessions.has_any_of(one.key());
+            if !waits {
+                one.retire(poller);
+            }
+            waits
+        });
+    }
+
     /// Starts what could not be started before, when its time or a place has come.
     pub(super) fn start_late(&mut self, settled: bool) {
         let due = self.retry.is_some_and(|retry| retry <= Instant::now());
@@ -142,7 +172,9 @@ impl Supervisor {
             self.handshaker
                 .send(&ToHandshaker::Accept { yes: room }, Vec::new());
         }
-        self.zygote.watch_again(&self.poller);
+        for zygote in std::iter::once(&self.zygote).chain(&self.earlier_zygotes) {
+            zygote.watch_again(&self.poller);
+        }
         self.handshaker.watch_again(&self.poller);
     }
 }

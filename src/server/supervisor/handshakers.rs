@@ -17,7 +17,8 @@ use super::{AT_ONCE, Supervisor};
 pub(super) enum Which {
     Present,
     Candidate,
-    Retiring,
+    /// The one whose link has this key.
+    Retiring(u64),
 }
 
 impl Supervisor {
@@ -29,9 +30,24 @@ impl Supervisor {
         } else if self.candidate.as_ref().is_some_and(|(one, _)| is(one)) {
             Some(Which::Candidate)
         } else {
-            let retiring = self.retiring.as_ref().is_some_and(|(one, _)| is(one));
-            retiring.then_some(Which::Retiring)
+            let retiring = self.retiring.iter().any(|(one, _)| is(one));
+            retiring.then_some(Which::Retiring(key))
         }
+    }
+
+    /// Each of them.
+    pub(super) fn handshakers(&self) -> Vec<Which> {
+        let retiring = self.retiring.iter();
+        let retiring = retiring.map(|(one, _)| Which::Retiring(one.key()));
+        [Which::Present, Which::Candidate]
+            .into_iter()
+            .chain(retiring)
+            .collect()
+    }
+
+    fn retiring_under(&mut self, key: u64) -> Option<&mut Subprocess> {
+        let mut retiring = self.retiring.iter_mut().map(|(one, _)| one);
+        retiring.find(|one| one.key() == key)
     }
 
     pub(super) fn hear(&mut self, which: Which) {
@@ -39,7 +55,7 @@ impl Supervisor {
             let one = match which {
                 Which::Present => Some(&mut self.handshaker),
                 Which::Candidate => self.candidate.as_mut().map(|(one, _)| one),
-                Which::Retiring => self.retiring.as_mut().map(|(one, _)| one),
+                Which::Retiring(key) => self.retiring_under(key),
             };
             let Some(one) = one else { return };
             let broken = match one.next::<FromHandshaker>() {
@@ -47,7 +63,7 @@ impl Supervisor {
                 Next::Broken(broken) => broken,
                 Next::Message(FromHandshaker::Ready, fds) if fds.is_empty() => match which {
                     Which::Candidate => return self.take_over(),
-                    Which::Present | Which::Retiring => continue,
+                    Which::Present | Which::Retiring(_) => continue,
                 },
                 Next::Message(FromHandshaker::Tally(counted), fds) if fds.is_empty() => {
                     self.operators.tally.handshakes.add(&counted);
@@ -79,8 +95,11 @@ impl Supervisor {
                     }
                     self.keep_old_terms(1);
                 }
-                Which::Retiring => {
-                    if let Some((one, _)) = &mut self.retiring {
+                // It is taken out at the end of the turn.
+                Which::Retiring(key) => {
+                    let retiring = self.retiring.iter_mut().map(|(one, _)| one);
+                    let mut retiring = retiring.filter(|one| one.key() == key);
+                    if let Some(one) = retiring.next() {
                         one.give_up(&broken, poller);
                     }
                 }
@@ -136,10 +155,7 @@ impl Supervisor {
         self.terms = terms;
         let mut old = std::mem::replace(&mut self.handshaker, candidate);
         old.send(&ToHandshaker::Accept { yes: false }, Vec::new());
-        if let Some((mut older, _)) = self.retiring.take() {
-            older.retire(&self.poller);
-        }
-        self.retiring = Some((old, Instant::now() + HANDSHAKE_LIMIT));
+        self.retiring.push((old, Instant::now() + HANDSHAKE_LIMIT));
         self.accepting = true;
         log::line(format_args!("configuration read: it holds from now on"));
     }

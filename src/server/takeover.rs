@@ -1,0 +1,398 @@
+//! One server after another: what the supervisor that goes and the one that comes say to each other
+//! (`spec/takeover.md`).
+//!
+//! Invariants: until the new one has said that it has begun, the old one can go on; every wait has
+//! an end, for while it waits nobody's keeper answers.
+//!
+//! SECURITY: who holds the new one's end is given the server: its listener, its keys, its
+//! connections. It is given to the program this server starts itself, or to one that its own user
+//! has started and that asked for it (`control`).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::ledger::keeper::{KEYS, Retiring, has_moved_out};
+use crate::secret::Slot;
+use crate::sys::{fault, socket};
+
+use super::link::{Broken, Link};
+
+/// The one version of what is said here.
+const VERSION: u16 = 1;
+/// How long the new server has to be ready, from its start.
+pub(super) const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long each of the steps after that may take.
+const STEP_WITHIN: Duration = Duration::from_secs(5);
+/// How much of the estate goes in one message.
+const PIECE: usize = 128 * 1024;
+/// The longest estate.
+const MOST: usize = 1 << 30;
+
+/// From the server that comes.
+//= spec/takeover.md#messages
+#[derive(Serialize, Deserialize)]
+pub(super) enum FromSuccessor {
+    /// It is there.
+    Hello {
+        /// Of the page.
+        version: u16,
+    },
+    /// Its processes have started.
+    Ready,
+    /// It cannot.
+    Refused {
+        /// Why, for people.
+        text: String,
+    },
+    /// It has everything.
+    Taken,
+    /// It is the server.
+    Begun,
+}
+
+/// From the server that goes.
+//= spec/takeover.md#messages
+#[derive(Serialize, Deserialize)]
+pub(super) enum FromPredecessor {
+    /// What it listens on; with the listener.
+    Offer {
+        /// Of the page.
+        version: u16,
+    },
+    /// The next piece of the estate.
+    Piece {
+        /// Its bytes.
+        bytes: ByteBuf,
+    },
+    /// The next descriptors of the estate.
+    Descriptors,
+    /// There was all of it. The keys are the next message, as they are.
+    Complete,
+    /// From now on the new server is the server.
+    Go,
+}
+
+/// Why there is no other server.
+#[derive(Debug)]
+pub enum Failed {
+    /// The other one is gone.
+    Gone,
+    /// It did not answer in time.
+    Late,
+    /// What it said cannot be said now.
+    Garbage,
+    /// It speaks another version.
+    Version,
+    /// It says why not.
+    Refused(String),
+    /// The system refused.
+    System(io::Error),
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Gone => f.write_str("it is gone"),
+            Self::Late => f.write_str("it did not answer in time"),
+            Self::Garbage => f.write_str("it said what cannot be said"),
+            Self::Version => f.write_str("it speaks another version"),
+            Self::Refused(text) => write!(f, "{}", text.escape_debug()),
+            Self::System(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<Broken> for Failed {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Gone => Self::Gone,
+            Broken::Garbage => Self::Garbage,
+            Broken::System(error) => Self::System(error),
+        }
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::UnexpectedEof => Self::Gone,
+            _ => Self::System(error),
+        }
+    }
+}
+
+/// The next message, waited for until `until`.
+fn next<T: DeserializeOwned>(link: &mut Link, until: Instant) -> Result<(T, Vec<OwnedFd>), Failed> {
+    loop {
+        if let Some(heard) = link.receive()? {
+            return Ok(heard);
+        }
+        wait(link, PollFlags::IN, until)?;
+    }
+}
+
+fn flush(link: &mut Link, until: Instant) -> Result<(), Failed> {
+    while !link.flush()? {
+        wait(link, PollFlags::OUT, until)?;
+    }
+    Ok(())
+}
+
+fn wait(link: &Link, wanted: PollFlags, until: Instant) -> Result<(), Failed> {
+    let left = until.saturating_duration_since(Instant::now());
+    let left = Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    };
+    let mut fds = [PollFd::from_borrowed_fd(link.as_fd(), wanted)];
+    match rustix::io::retry_on_intr(|| poll(&mut fds, Some(&left))) {
+        Ok(0) => Err(Failed::Late),
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failed::System(error.into())),
+    }
+}
+
+/// A server that is to come after this one.
+pub(super) struct Successor {
+    link: Link,
+    /// When it must be ready.
+    pub(super) until: Instant,
+    greeted: bool,
+}
+
+/// What was heard of it.
+pub(super) enum Heard {
+    Nothing,
+    /// It can begin: [`Successor::give`].
+    Ready,
+    /// It does not come.
+    Failed(Failed),
+}
+
+impl Successor {
+    /// At the other end of `link`, started now.
+    pub(super) fn new(link: Link) -> Self {
+        Self {
+            link,
+            until: Instant::now() + READY_WITHIN,
+            greeted: false,
+        }
+    }
+
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// What it says, without waiting.
+    pub(super) fn hear(&mut self, listener: BorrowedFd<'_>) -> Heard {
+        match self.try_hear(listener) {
+            Ok(true) => Heard::Ready,
+            Ok(false) if self.until <= Instant::now() => Heard::Failed(Failed::Late),
+            Ok(false) => Heard::Nothing,
+            Err(failed) => Heard::Failed(failed),
+        }
+    }
+
+    fn try_hear(&mut self, listener: BorrowedFd<'_>) -> Result<bool, Failed> {
+        self.link.flush()?;
+        while let Some((message, _)) = self.link.receive::<FromSuccessor>()? {
+            match message {
+                FromSuccessor::Hello { version } if !self.greeted => {
+                    if version != VERSION {
+                        return Err(Failed::Version);
+                    }
+                    self.greeted = true;
+                    let listener = listener.try_clone_to_owned()?;
+                    let offer = FromPredecessor::Offer { version: VERSION };
+                    self.link.send(&offer, vec![listener])?;
+                }
+                FromSuccessor::Ready if self.greeted => return Ok(true),
+                FromSuccessor::Refused { text } => return Err(Failed::Refused(text)),
+                _ => return Err(Failed::Garbage),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Gives all there is. Once it has begun, this server is over; an error leaves it what it is.
+    //= spec/takeover.md#steps
+    pub(super) fn give(
+        &mut self,
+        estate: &[u8],
+        fds: &[BorrowedFd<'_>],
+        keeper: &Retiring,
+    ) -> Result<(), Failed> {
+        let until = Instant::now() + STEP_WITHIN;
+        for piece in estate.chunks(PIECE) {
+            let bytes = ByteBuf::from(piece);
+            self.link
+                .send(&FromPredecessor::Piece { bytes }, Vec::new())?;
+            flush(&mut self.link, until)?;
+        }
+        fault::point("takeover.pieces");
+        let message = postcard::to_allocvec(&FromPredecessor::Descriptors);
+        let message = message.map_err(|_| Failed::Garbage)?;
+        for some in fds.chunks(socket::MAX_DESCRIPTORS) {
+            send_waiting(&self.link, &message, some, until)?;
+        }
+        self.link.send(&FromPredecessor::Complete, Vec::new())?;
+        flush(&mut self.link, until)?;
+        // As they are: no copy of them stays in a buffer here.
+        send_waiting(&self.link, &keeper.keys()[..], &[], until)?;
+        fault::point("takeover.given");
+        match next(&mut self.link, until)? {
+            (FromSuccessor::Taken, _) => {}
+            (FromSuccessor::Refused { text }, _) => return Err(Failed::Refused(text)),
+            _ => return Err(Failed::Garbage),
+        }
+        fault::point("takeover.taken");
+        keeper.move_out();
+        let until = Instant::now() + STEP_WITHIN;
+        self.link.send(&FromPredecessor::Go, Vec::new())?;
+        flush(&mut self.link, until)?;
+        fault::point("takeover.gone");
+        match next(&mut self.link, until)? {
+            (FromSuccessor::Begun, _) => Ok(()),
+            _ => Err(Failed::Garbage),
+        }
+    }
+}
+
+/// Sends once there is room.
+fn send_waiting(
+    link: &Link,
+    message: &[u8],
+    fds: &[BorrowedFd<'_>],
+    until: Instant,
+) -> Result<(), Failed> {
+    loop {
+        match socket::send_with_fds(link, &[io::IoSlice::new(message)], fds) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait(link, PollFlags::OUT, until)?;
+            }
+            // As many descriptors are under way as may be: the other side is taking them out.
+            Err(error)
+                if error.raw_os_error() == Some(libc::ETOOMANYREFS) && Instant::now() < until =>
+            {
+                rustix::thread::sched_yield();
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The server that this one comes after.
+pub struct Predecessor {
+    link: Link,
+    listener: Option<OwnedFd>,
+    ledger: Option<OwnedFd>,
+}
+
+/// All that it had.
+pub(super) struct Estate {
+    pub(super) bytes: Vec<u8>,
+    pub(super) fds: Vec<OwnedFd>,
+    pub(super) keys: Slot<[u8; KEYS]>,
+}
+
+impl Predecessor {
+    /// The server at the other end of `socket`; waits for what it offers.
+    ///
+    /// # Errors
+    /// Why there is nothing to come after.
+    pub fn greet(socket: OwnedFd) -> Result<Self, Failed> {
+        let mut link = Link::adopt(socket)?;
+        let until = Instant::now() + STEP_WITHIN;
+        let hello = FromSuccessor::Hello { version: VERSION };
+        link.send(&hello, Vec::new())?;
+        let (offer, fds) = next(&mut link, until)?;
+        let FromPredecessor::Offer { version } = offer else {
+            return Err(Failed::Garbage);
+        };
+        if version != VERSION {
+            return Err(Failed::Version);
+        }
+        let [listener] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| Failed::Garbage)?;
+        Ok(Self {
+            link,
+            listener: Some(listener),
+            ledger: None,
+        })
+    }
+
+    /// What it listens on.
+    pub fn take_listener(&mut self) -> Option<OwnedFd> {
+        self.listener.take()
+    }
+
+    /// Says why this server does not come after all.
+    pub fn refuse(mut self, text: &str) {
+        let text = text.chars().take(1024).collect();
+        // Who does not hear it sees the end of the link.
+        let _ = self
+            .link
+            .send(&FromSuccessor::Refused { text }, Vec::new());
+    }
+
+    /// This server can begin; waits for all that the other one has.
+    pub(super) fn receive(&mut self) -> Result<Estate, Failed> {
+        self.link.send(&FromSuccessor::Ready, Vec::new())?;
+        fault::point("takeover.ready");
+        let until = Instant::now() + 2 * STEP_WITHIN;
+        let (mut bytes, mut fds) = (Vec::new(), Vec::new());
+        loop {
+            match next(&mut self.link, until)? {
+                (FromPredecessor::Piece { bytes: piece }, _) if bytes.len() < MOST => {
+                    bytes.extend_from_slice(&piece);
+                }
+                (FromPredecessor::Descriptors, some) => fds.extend(some),
+                (FromPredecessor::Complete, _) => break,
+                _ => return Err(Failed::Garbage),
+            }
+        }
+        let mut keys = Slot::<[u8; KEYS]>::zeroed();
+        loop {
+            wait(&self.link, PollFlags::IN, until)?;
+            match socket::recv_whole(&self.link, &mut keys[..]) {
+                Ok(KEYS) => break,
+                Ok(_) => return Err(Failed::Garbage),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let ledger = fds.first().ok_or(Failed::Garbage)?;
+        self.ledger = Some(ledger.try_clone()?);
+        Ok(Estate { bytes, fds, keys })
+    }
+
+    /// This server has everything; waits until it is the server. One that is gone by then has made
+    /// it the server, or has ended with all it had.
+    pub(super) fn taken(&mut self) -> Result<(), Failed> {
+        fault::point("takeover.taking");
+        self.link.send(&FromSuccessor::Taken, Vec::new())?;
+        match next(&mut self.link, Instant::now() + 2 * STEP_WITHIN) {
+            Ok((FromPredecessor::Go, _)) => {}
+            Ok(_) => return Err(Failed::Garbage),
+            Err(Failed::Gone) if self.ledger.as_ref().is_some_and(has_moved_out) => {}
+            Err(failed) => return Err(failed),
+        }
+        fault::point("takeover.told");
+        Ok(())
+    }
+
+    /// It has begun. The other one ends.
+    pub(super) fn begun(mut self) {
+        // One that is gone needs no telling.
+        let _ = self.link.send(&FromSuccessor::Begun, Vec::new());
+        fault::point("takeover.begun");
+    }
+}
