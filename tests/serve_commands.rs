@@ -293,10 +293,10 @@ fn processes_are_held_to_their_limits() {
         .find(|limits| limit(limits, "Max processes")[1] == "0");
     let handshaker = handshaker.expect("a handshaker that starts nothing");
     assert_eq!(limit(handshaker, "Max open files"), ["132", "132"]);
-    let zygote = limits
-        .iter()
-        .find(|limits| limit(limits, "Max file size")[1] == "0");
-    let zygote = zygote.expect("a zygote that writes no file");
+    assert_eq!(limit(handshaker, "Max file size"), ["0", "0"]);
+    let zygote = limits.iter().find(|limits| *limits != handshaker);
+    let zygote = zygote.expect("a zygote");
+    assert_eq!(limit(zygote, "Max file size"), ["0", "0"]);
     assert_eq!(limit(zygote, "Max core file size"), ["0", "0"]);
     let [session] = serving.sessions()[..] else {
         panic!("no session")

@@ -451,6 +451,59 @@ fn limits_losses_and_restarts_are_counted() {
     second.kill();
 }
 
+/// What is closed before it is a handshake counts as that, and a session whose time was up as that.
+//= proves spec/control.md#counts
+//= proves spec/processes.md#rate
+#[test]
+fn what_limits_close_is_counted() {
+    if !may_ask() {
+        return;
+    }
+    let is = |samples: &exposition::Samples, counts: &[(&str, f64)]| {
+        let each = counts.iter();
+        each.fold(true, |all, (name, count)| all && samples[*name] == *count)
+    };
+    let serving = Serving::start(&[
+        "--address-rate",
+        "1",
+        "--address-burst",
+        "1",
+        "--session-timeout",
+        "1",
+        "--idle-timeout",
+        "0",
+    ]);
+    let open = Talking::start(serving.connect(&[]));
+    serving.log.wait_for("its time was up");
+    drop(open);
+    let ended = [
+        ("baton_sessions_ended_total{reason=\"time_up\"}", 1.0),
+        ("baton_sessions_ended_total{reason=\"idle\"}", 0.0),
+    ];
+    metrics(&serving, |samples| is(samples, &ended));
+    // Each is either let in, at the rate, or closed.
+    for _ in 0..20 {
+        drop(TcpStream::connect(serving.address).unwrap());
+    }
+    metrics(&serving, |samples| {
+        let closed = samples["baton_connections_closed_total{reason=\"rate\"}"];
+        closed >= 10.0 && closed + samples["baton_connections_total"] == 21.0
+    });
+
+    let serving = Serving::start(&["--sessions", "1", "--over-limit", "refuse"]);
+    let mut only = Talking::start(serving.connect(&[]));
+    only.say("one\n");
+    assert_eq!(only.hear(), "one\n");
+    // Not before the handshaker was told.
+    metrics(&serving, |samples| samples["baton_accepting"] == 0.0);
+    let name = "baton_connections_closed_total{reason=\"room\"}";
+    metrics(&serving, |samples| {
+        let _ = TcpStream::connect(serving.address);
+        samples[name] > 0.0
+    });
+    only.kill();
+}
+
 /// A process of the server's, as `baton top` tells it.
 fn serving_process(serving: &Serving, role: &str) -> u32 {
     let mut socket = UnixStream::connect(control(serving)).unwrap();

@@ -4,6 +4,7 @@
 //! unauthenticated strangers send. A context stays in it for no longer than it takes to export.
 //! Taken over, it can make contexts in anybody's name; it has no running session's keys.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_bytes::ByteBuf;
 
 use crate::ledger::Domain;
+use crate::port::{self, Completion, Live, Operation, Port, Readiness, Watch};
 use crate::session::about::About;
 use crate::session::channel::Channel;
 use crate::session::log;
@@ -20,11 +22,9 @@ use crate::sys::process::{self, Keep};
 use crate::transfer::Export;
 
 use super::confine::{Missing, Role, confine};
-use super::handshake::{Live, Policy};
 use super::limits::{self, Limits};
 use super::link::{Broken, Link};
-use super::poller::{Keys, Poller};
-use super::reception::{Established, Reception, Room};
+use super::reception::{Established, Policy, Reception, Room};
 use super::tally::Handshakes;
 use super::telling::{FromHandshaker, ToHandshaker};
 use super::users::Users;
@@ -46,15 +46,14 @@ pub(super) struct Handshaker {
     pub(super) limits: Limits,
 }
 
+/// What the link to the supervisor has become ready for, and the listener, under these tags.
+const LINK: u64 = 1;
+
 struct Running {
-    poller: Poller,
-    keys: Keys,
-    listener: u64,
+    port: Port,
     reception: Reception,
-    link: Link,
-    link_key: u64,
+    link: Watch<Link>,
     accepting: bool,
-    domain: Domain,
     /// When the supervisor was last told what was counted, and how many were in progress then.
     told: (Instant, usize),
     /// Log lines lost that it was told of.
@@ -65,31 +64,42 @@ impl Handshaker {
     //= spec/processes.md#handshaker
     /// Runs until the supervisor stops it, or is gone. `load` reads who gets in, and how.
     pub(super) fn run(mut self, load: impl FnOnce() -> Result<Policy, String>) {
-        let domain = Domain::kept(self.keeper).map_err(|error| error.to_string());
-        let loaded = domain.and_then(|domain| Ok((domain, load()?)));
-        let (domain, policy) = match loaded {
-            Ok(loaded) => loaded,
-            Err(text) => {
-                // A supervisor that is gone needs no reason.
-                let _ = self.link.send(&FromHandshaker::Failed { text }, Vec::new());
-                return;
-            }
+        let policy = match load() {
+            Ok(policy) => policy,
+            Err(text) => return fail(self.link, text),
+        };
+        // Before it is confined: what the port is made of needs system calls that it does not.
+        let port = match Port::driven_by_waiters() {
+            Ok(port) => port,
+            Err(error) => return fail(self.link, error.to_string()),
         };
         // The private key is read: from here on it is nobody in particular.
         match give_up(self.users.as_ref(), self.limits) {
             Ok(missing) if missing.is_anything() => log::line(format_args!("{missing}")),
             Ok(_) => {}
-            Err(text) => {
-                let _ = self.link.send(&FromHandshaker::Failed { text }, Vec::new());
-                return;
-            }
+            Err(text) => return fail(self.link, text),
         }
+        // What can fail for reasons of its own has passed: the keeper may be another server's still.
+        if self.link.send(&FromHandshaker::Loaded, Vec::new()).is_err() {
+            return;
+        }
+        let domain = match Domain::kept(self.keeper) {
+            Ok(domain) => domain,
+            Err(error) => return fail(self.link, error.to_string()),
+        };
         let (listener, link, limits) = (self.listener, self.link, self.limits);
-        let ended = Running::new(listener, link, domain, policy, limits).and_then(Running::run);
-        if let Err(error) = ended {
-            log::line(format_args!("handshaker: {error}"));
+        let running = Running::new(port, listener, link, &domain, policy, limits);
+        match running.and_then(Running::run) {
+            // A supervisor that is gone hears nothing, and nobody needs to.
+            Ok(()) | Err(Ended::Link(Broken::Gone)) => {}
+            Err(error) => log::line(format_args!("handshaker: {error}")),
         }
     }
+}
+
+fn fail(mut link: Link, text: String) {
+    // A supervisor that is gone needs no reason.
+    let _ = link.send(&FromHandshaker::Failed { text }, Vec::new());
 }
 
 //= spec/processes.md#confine
@@ -107,63 +117,65 @@ fn give_up(users: Option<&Users>, limits: Limits) -> Result<Missing, String> {
 
 impl Running {
     fn new(
+        port: Port,
         listener: TcpListener,
         mut link: Link,
-        domain: Domain,
+        domain: &Domain,
         policy: Policy,
         limits: Limits,
-    ) -> Result<Self, Broken> {
-        let poller = Poller::new().map_err(Broken::System)?;
-        let mut keys = Keys::default();
-        let (key, link_key) = (keys.draw(), keys.draw());
-        let reception =
-            Reception::new(listener, policy, limits, key, &poller).map_err(Broken::System)?;
+    ) -> Result<Self, Ended> {
+        let reception = Reception::new(&port, domain, listener, policy, limits)?;
         link.send(&FromHandshaker::Ready, Vec::new())?;
-        link.watch(link_key, &poller).map_err(Broken::System)?;
-        Ok(Self {
-            poller,
-            keys,
-            listener: key,
+        let mut running = Self {
+            link: Watch::open(&port, link)?,
+            port,
             reception,
-            link,
-            link_key,
             accepting: true,
-            domain,
             told: (Instant::now(), 0),
             log_lost: log::lost(),
-        })
+        };
+        running.link.start(Readiness::Read, LINK)?;
+        running.watch_room()?;
+        Ok(running)
     }
 
     //= spec/processes.md#end
-    fn run(mut self) -> Result<(), Broken> {
+    fn run(mut self) -> Result<(), Ended> {
         loop {
-            let due = self.reception.next_due().into_iter();
-            let due = due.chain(self.tally_due()).min();
+            let due = self.tally_due();
             let limit = due.map(|due| due.saturating_duration_since(Instant::now()));
-            let ready = self.poller.wait(limit).map_err(Broken::System)?;
-            let mut accept = false;
-            for &(key, _) in &ready {
-                if key == self.listener {
-                    accept = true;
-                } else if key == self.link_key {
-                    match self.obey() {
-                        Ok(true) => {}
-                        Ok(false) | Err(Broken::Gone) => return Ok(()),
-                        Err(error) => return Err(error),
-                    }
-                } else {
-                    self.advance(key)?;
+            let done = match self.port.wait(limit) {
+                Err(error) if error.code() == port::Code::WaitTimeout => {
+                    self.tell_tally()?;
+                    self.watch_room()?;
+                    continue;
+                }
+                done => done?,
+            };
+            match (done.operation, done.tag) {
+                (Operation::Handshake, _) => self.over(done)?,
+                (Operation::Ready, LINK) if done.value == Readiness::Write.number() => {
+                    self.link.get_mut().flush()?;
+                }
+                (Operation::Ready, LINK) => match self.obey() {
+                    Ok(true) => self.link.start(Readiness::Read, LINK)?,
+                    Ok(false) => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                },
+                // The listener is ready, or its pause over.
+                _ => {
+                    // What the supervisor does not take now waits in the kernel; what it has no room
+                    // for waits there too, or is refused.
+                    let room = match (self.link.get_ref().is_full(), self.accepting) {
+                        (true, _) => Room::Soon,
+                        (false, true) => Room::Now,
+                        (false, false) => Room::None,
+                    };
+                    self.reception.accept(room, &self.port)?;
                 }
             }
-            self.reception.expire(&self.poller);
-            self.reception.resume(&self.poller);
-            if accept {
-                self.accept()?;
-            }
             self.tell_tally()?;
-            self.link
-                .watch_again(self.link_key, &self.poller)
-                .map_err(Broken::System)?;
+            self.watch_room()?;
         }
     }
 
@@ -172,7 +184,7 @@ impl Running {
         let (told, in_progress) = self.told;
         let changed = self.reception.tally != Handshakes::default()
             || self.reception.in_progress() != in_progress;
-        (changed && !self.link.is_full()).then(|| told + TELL_EVERY)
+        (changed && !self.link.get_ref().is_full()).then(|| told + TELL_EVERY)
     }
 
     //= spec/control.md#counts
@@ -189,31 +201,24 @@ impl Running {
         tally.log_lost = lost - std::mem::replace(&mut self.log_lost, lost);
         self.told = (Instant::now(), in_progress);
         let message = FromHandshaker::Tally(Box::new(tally));
-        self.link.send(&message, Vec::new())
+        self.link.get_mut().send(&message, Vec::new())
     }
 
-    fn accept(&mut self) -> Result<(), Broken> {
-        // What the supervisor does not take now waits in the kernel; what it has no room for waits
-        // there too, or is refused.
-        let room = match (self.link.is_full(), self.accepting) {
-            (true, _) => Room::Soon,
-            (false, true) => Room::Now,
-            (false, false) => Room::None,
-        };
-        for key in self.reception.accept(room, &self.poller, &mut self.keys) {
-            self.advance(key)?;
+    /// Waits for room, where messages wait for it.
+    fn watch_room(&mut self) -> Result<(), Ended> {
+        if self.link.get_ref().is_full() && !self.link.is_pending(Readiness::Write) {
+            self.link.start(Readiness::Write, LINK)?;
         }
         Ok(())
     }
 
     /// Does what the supervisor says; false when that is to end.
     fn obey(&mut self) -> Result<bool, Broken> {
-        self.link.flush()?;
-        while let Some((order, _)) = self.link.receive::<ToHandshaker>()? {
+        while let Some((order, _)) = self.link.get_mut().receive::<ToHandshaker>()? {
             match order {
                 ToHandshaker::Accept { yes } => self.accepting = yes,
                 ToHandshaker::Stop => {
-                    self.reception.close(&self.poller);
+                    self.reception.close();
                     self.tell_tally_now()?;
                     return Ok(false);
                 }
@@ -222,14 +227,13 @@ impl Running {
         Ok(true)
     }
 
-    fn advance(&mut self, key: u64) -> Result<(), Broken> {
-        let established = self.reception.advance(key, &self.domain, &self.poller);
+    fn over(&mut self, done: Completion) -> Result<(), Broken> {
         let Some(Established {
             live,
             socket,
             remote,
             unsent,
-        }) = established
+        }) = self.reception.over(done)
         else {
             return Ok(());
         };
@@ -238,7 +242,7 @@ impl Running {
             remote,
             unsent,
         };
-        let parcel = match *live {
+        let parcel = match live {
             Live::Record(context) => connection.pack(context, Sealed::Record),
             Live::Message(messages) => connection.pack(messages, Sealed::Message),
         };
@@ -258,7 +262,36 @@ impl Running {
             introduction,
             parcel: ByteBuf::from(bytes),
         };
-        self.link.send(&delivery, vec![parcel.socket.into()])
+        self.link
+            .get_mut()
+            .send(&delivery, vec![parcel.socket.into()])
+    }
+}
+
+/// Why the handshaker ends.
+enum Ended {
+    Link(Broken),
+    Port(port::Error),
+}
+
+impl From<Broken> for Ended {
+    fn from(broken: Broken) -> Self {
+        Self::Link(broken)
+    }
+}
+
+impl From<port::Error> for Ended {
+    fn from(error: port::Error) -> Self {
+        Self::Port(error)
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(broken) => broken.fmt(f),
+            Self::Port(error) => error.fmt(f),
+        }
     }
 }
 

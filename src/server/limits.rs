@@ -131,17 +131,23 @@ impl Allowance {
     }
 }
 
-/// Holds the handshaker to what it needs: it starts no process, and has so many handshakes.
+/// Holds the handshaker to what it needs: it starts no process, writes no file, and has so many
+/// handshakes.
 //= spec/processes.md#rlimits
 pub(super) fn hold_handshaker(handshakes: usize) -> io::Result<()> {
     process::lower_limit(Resource::Nproc, 0)?;
+    hold_files()?;
     process::lower_limit(Resource::Nofile, OWN + handshakes as u64)
 }
 
-/// Holds a zygote whose sessions run no commands: none of them writes a file, but for a log that
-/// is one.
+/// Holds a zygote whose sessions run no commands: none of them writes a file.
 //= spec/processes.md#rlimits
 pub(super) fn hold_zygote() -> io::Result<()> {
+    hold_files()
+}
+
+/// Lets no file grow, but for a log that is one.
+fn hold_files() -> io::Result<()> {
     let log = fstat(io::stderr().as_fd());
     let is_file =
         log.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);

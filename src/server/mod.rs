@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`state`], [`identity`], [`passwords`] | what is kept between two starts, and who gets in |
 //! | `supervisor`, `sessions`, `subprocess` | the process table: what runs, how it ends, the release of each |
-//! | `handshaker`, [`reception`], [`handshake`] | accepting, and the handshakes in progress |
+//! | `handshaker`, [`reception`] | accepting, and the handshakes in progress, on [`crate::port`] |
 //! | `zygote` | forking a process for each session |
 //! | `confine` | what each process gives up before it meets a peer |
 //! | [`users`], [`limits`], [`gate`] | whose each process is, and how much there may be |
@@ -22,7 +22,6 @@ pub mod accounts;
 mod confine;
 pub mod control;
 pub mod gate;
-pub mod handshake;
 mod handshaker;
 pub mod identity;
 pub mod limits;
@@ -55,7 +54,7 @@ use crate::sys::signal::Watch;
 use limits::{Allowance, Limits};
 use users::Users;
 
-pub use handshake::Policy;
+pub use reception::Policy;
 pub use supervisor::Role;
 
 /// What a server is to do.

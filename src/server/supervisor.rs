@@ -208,6 +208,7 @@ impl Supervisor {
         loop {
             match self.handshaker.next::<FromHandshaker>() {
                 Next::Message(FromHandshaker::Ready, _) => return Ok(()),
+                Next::Message(FromHandshaker::Loaded, _) => {}
                 Next::Message(FromHandshaker::Failed { text }, _) => {
                     return Err(Error::Handshaker(text));
                 }

@@ -12,7 +12,9 @@ use super::tally::Handshakes;
 //= spec/processes.md#from-handshaker
 #[derive(Serialize, Deserialize)]
 pub(super) enum FromHandshaker {
-    /// Credentials are read and connections accepted.
+    /// Credentials are read, and what is not needed is given up.
+    Loaded,
+    /// Connections are accepted.
     Ready,
     /// It cannot start.
     Failed {

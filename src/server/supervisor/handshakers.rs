@@ -62,6 +62,7 @@ impl Supervisor {
             let broken = match one.next::<FromHandshaker>() {
                 Next::Nothing => return,
                 Next::Broken(broken) => broken,
+                Next::Message(FromHandshaker::Loaded, fds) if fds.is_empty() => continue,
                 Next::Message(FromHandshaker::Ready, fds) if fds.is_empty() => match which {
                     Which::Candidate => return self.take_over(),
                     Which::Present | Which::Retiring(_) => continue,
