@@ -53,7 +53,8 @@ struct Running {
     port: Port,
     reception: Reception,
     link: Watch<Link>,
-    accepting: bool,
+    /// What the supervisor has said of it.
+    room: Room,
     /// When the supervisor was last told what was counted, and how many were in progress then.
     told: (Instant, usize),
     /// Log lines lost that it was told of.
@@ -130,7 +131,7 @@ impl Running {
             link: Watch::open(&port, link)?,
             port,
             reception,
-            accepting: true,
+            room: Room::Now,
             told: (Instant::now(), 0),
             log_lost: log::lost(),
         };
@@ -164,12 +165,10 @@ impl Running {
                 },
                 // The listener is ready, or its pause over.
                 _ => {
-                    // What the supervisor does not take now waits in the kernel; what it has no room
-                    // for waits there too, or is refused.
-                    let room = match (self.link.get_ref().is_full(), self.accepting) {
-                        (true, _) => Room::Soon,
-                        (false, true) => Room::Now,
-                        (false, false) => Room::None,
+                    // What the supervisor does not take now waits in the kernel.
+                    let room = match self.link.get_ref().is_full() {
+                        true => Room::Soon,
+                        false => self.room,
                     };
                     self.reception.accept(room, &self.port)?;
                 }
@@ -216,7 +215,9 @@ impl Running {
     fn obey(&mut self) -> Result<bool, Broken> {
         while let Some((order, _)) = self.link.get_mut().receive::<ToHandshaker>()? {
             match order {
-                ToHandshaker::Accept { yes } => self.accepting = yes,
+                ToHandshaker::Accept { yes: true } => self.room = Room::Now,
+                ToHandshaker::Accept { yes: false } => self.room = Room::Soon,
+                ToHandshaker::Full => self.room = Room::None,
                 ToHandshaker::Stop => {
                     self.reception.close();
                     self.tell_tally_now()?;

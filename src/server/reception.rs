@@ -73,7 +73,7 @@ pub struct Reception {
 pub enum Room {
     /// There is.
     Now,
-    /// There will be: what comes waits.
+    /// There may be, here or with another handshaker: what comes waits.
     Soon,
     /// There are as many sessions as there may be.
     None,

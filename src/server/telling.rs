@@ -36,11 +36,14 @@ pub(super) enum FromHandshaker {
 //= spec/processes.md#to-handshaker
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum ToHandshaker {
-    /// Whether connections are accepted.
+    /// Whether connections are accepted. When they are not, they are for another handshaker, or
+    /// wait.
     Accept {
         /// They are.
         yes: bool,
     },
+    /// There is no room for more sessions: connections wait or are refused, as the limits say.
+    Full,
     /// Accept nothing more, drop the handshakes, end.
     Stop,
 }

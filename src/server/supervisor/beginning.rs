@@ -188,8 +188,11 @@ impl Supervisor {
         if room != self.accepting {
             self.accepting = room;
             self.operators.tally.limits.sessions += u64::from(!room);
-            self.handshaker
-                .send(&ToHandshaker::Accept { yes: room }, Vec::new());
+            let order = match room {
+                true => ToHandshaker::Accept { yes: true },
+                false => ToHandshaker::Full,
+            };
+            self.handshaker.send(&order, Vec::new());
         }
         for zygote in std::iter::once(&self.zygote).chain(&self.earlier_zygotes) {
             zygote.watch_again(&self.poller);
