@@ -238,7 +238,10 @@ fn pause(kind: Kind) {
         Kind::Baton => "",
     };
     println!("figure: {name}quiet_pause_ms = {:.1} ms", median(quiet));
-    println!("figure: {name}restart_new_connection_ms = {:.1} ms", median(new));
+    println!(
+        "figure: {name}restart_new_connection_ms = {:.1} ms",
+        median(new)
+    );
     println!("figure: {name}restart_pause_ms = {:.1} ms", median(worst));
 }
 

@@ -174,12 +174,17 @@ fn a_session_inherits_and_overrides_for_itself_alone() {
         Attribute::ApplicationId("mail".into()),
         Attribute::SessionTimeout(PATIENCE),
         Attribute::SessionLimit(5),
+        Attribute::MakeRoomAfter(None),
     ] {
         assert!(!attribute.key().row().session);
         assert_eq!(refused(session.set(attribute)), Code::EnvironmentOnly);
     }
     let overridable = Key::ALL.iter().filter(|key| key.row().session).count();
-    assert_eq!(overridable, Key::ALL.len() - 7, "the six, and the resolver");
+    assert_eq!(
+        overridable,
+        Key::ALL.len() - 8,
+        "the seven, and the resolver"
+    );
     assert_eq!(
         refused(session.set(Attribute::Resumption(true))),
         Code::BadResumption

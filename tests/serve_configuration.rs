@@ -108,6 +108,23 @@ fn a_reload_is_taken_over_as_a_whole_or_not_at_all() {
     assert!(answer(&serving).starts_with("GET /"), "it echoes still");
 }
 
+/// The handshaker of the old terms leaves the listener alone: what it has no room for is not refused
+/// by it, although that is what its terms say of a server that is full.
+//= proves spec/processes.md#to-handshaker
+#[test]
+fn a_reload_refuses_nobody() {
+    let (_folder, path) = configured("over-limit = \"refuse\"\n");
+    let serving = Serving::start(&["--config", &path]);
+    for nth in 1..=3 {
+        serving.signal(Signal::HUP);
+        serving.log.wait_for_nth(nth, "configuration read");
+        for _ in 0..20 {
+            assert!(answer(&serving).starts_with("GET /"));
+        }
+    }
+    assert_eq!(serving.log.count("there is no room"), 0);
+}
+
 //= proves spec/configuration.md#reload
 #[test]
 fn what_cannot_change_does_not() {

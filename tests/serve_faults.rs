@@ -193,11 +193,11 @@ fn a_server_out_of_descriptors_waits_and_goes_on() {
     let crowd: Vec<TcpStream> = (0..40)
         .map(|_| TcpStream::connect(serving.address).unwrap())
         .collect();
-    serving.log.wait_for("not accepting for a moment");
+    serving.log.wait_for("dropped: others wait");
     let before = ticks(serving.process());
     // As long as there is no room, nobody is served; then somebody is.
     let waiting = Talking::start(serving.connect(&[]));
-    serving.log.wait_for_nth(3, "not accepting for a moment");
+    serving.log.wait_for_nth(3, "dropped: others wait");
     let spent = ticks(serving.process()) - before;
     assert!(spent < 30, "{spent} hundredths of a second of turning");
     drop(crowd);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::bounds::Bounds;
 use crate::exit::SessionIdentifier;
 
 const EXIT_CODES: &str = "\
@@ -102,9 +103,9 @@ pub struct Serve {
     /// The file must have mode 0600. Who shows a good certificate needs no password.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
-    /// Sessions at once; further clients wait.
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub sessions: u32,
+    /// Whose the processes are, and how much there may be.
+    #[command(flatten)]
+    pub bounds: Bounds,
     /// Where operators ask this server, or none [default: control in --state].
     ///
     /// A Unix socket for this user and root: baton sessions, metrics and top use it. Its folder must
@@ -144,8 +145,12 @@ child imports it and runs the session. Both framings come to one port: TLS recor
 browsers), and Baton's message framing (baton connect --message).
 
 The command of --exec has the plaintext on descriptors 0 and 1, and finds in its environment PROTO,
-TCPREMOTEIP, TCPREMOTEPORT, TCPLOCALIP, TCPLOCALPORT, SSL_PROTOCOL, SSL_CIPHER, BATON_SESSION_ID, and
-REMOTE_USER when the client proved a name.
+TCPREMOTEIP, TCPREMOTEPORT, TCPLOCALIP, TCPLOCALPORT, SSL_PROTOCOL, SSL_CIPHER, BATON_SESSION_ID, of
+a client's certificate SSL_CLIENT_S_DN and what else mod_ssl tells, and REMOTE_USER when the client
+proved a name.
+
+Started as root, each process runs as a user of its own that nobody else is, and gives up all rights
+it does not need; nothing is root but the process that starts the others.
 
 SIGTERM or SIGINT: no new connections, sessions get 10 seconds to end; a second one ends them now.
 

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::server::users::Named;
+
 use super::arguments::{ClientAuth, LogForm, Serve};
 
 /// The most bytes of a file.
@@ -27,6 +29,7 @@ pub(super) enum Kind {
     Address,
     Path,
     PathOrNone,
+    User,
     Flag,
     Command,
     Integer(u64, u64),
@@ -52,7 +55,21 @@ pub(super) const KEYS: &[(&str, Kind)] = &[
     ("cert", Kind::Path),
     ("key", Kind::Path),
     ("password-file", Kind::Path),
+    ("handshaker-user", Kind::User),
+    ("zygote-user", Kind::User),
+    ("session-user", Kind::User),
+    ("peer-user", Kind::Choice(&["none", "optional", "required"])),
     ("sessions", Kind::Integer(1, u32::MAX as u64)),
+    ("handshakes", Kind::Integer(1, u32::MAX as u64)),
+    ("connections", Kind::Integer(2, u32::MAX as u64)),
+    ("over-limit", Kind::Choice(&["wait", "refuse"])),
+    ("address-rate", Kind::Integer(0, 1_000_000)),
+    ("address-burst", Kind::Integer(1, 1_000_000)),
+    ("idle-timeout", Kind::Integer(0, u32::MAX as u64)),
+    ("session-timeout", Kind::Integer(0, u32::MAX as u64)),
+    ("session-memory", Kind::Integer(0, 16_777_216)),
+    ("session-files", Kind::Integer(0, 1_048_576)),
+    ("session-processes", Kind::Integer(0, 4_194_304)),
     ("control", Kind::PathOrNone),
     ("log", Kind::Choice(&["human", "json"])),
 ];
@@ -61,7 +78,9 @@ impl Kind {
     /// The type, as the page names it.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Address | Self::Path | Self::PathOrNone | Self::Choice(_) => "string",
+            Self::Address | Self::Path | Self::PathOrNone | Self::User | Self::Choice(_) => {
+                "string"
+            }
             Self::Flag => "boolean",
             Self::Command => "array of strings",
             Self::Integer(..) => "integer",
@@ -74,6 +93,7 @@ impl Kind {
             Self::Address => "an IP address and a port".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::PathOrNone => "a path, or \"none\"".to_owned(),
+            Self::User => "an account, or UID:GID".to_owned(),
             Self::Flag => "true or false".to_owned(),
             Self::Command => "a command and its arguments, at least one string".to_owned(),
             Self::Integer(least, most) => format!("{least} to {most}"),
@@ -271,7 +291,7 @@ fn contradictions(options: &Serve) -> Vec<(&'static [&'static str], String)> {
 }
 
 /// A value that is what its key expects.
-enum Taken {
+pub(super) enum Taken {
     Text(String),
     Flag(bool),
     Words(Vec<String>),
@@ -305,6 +325,7 @@ fn taken(kind: Kind, value: &Spanned<DeValue<'_>>) -> Result<Taken, String> {
         (kind, DeValue::String(text)) => {
             let good = match kind {
                 Kind::Address => text.parse::<std::net::SocketAddr>().is_ok(),
+                Kind::User => text.parse::<Named>().is_ok(),
                 Kind::Path | Kind::PathOrNone => !text.is_empty() && !text.contains('\0'),
                 Kind::Choice(words) => words.contains(&text.as_ref()),
                 _ => false,
@@ -414,11 +435,8 @@ fn set(options: &mut Serve, name: &str, taken: Taken) {
             options.hops = u32::try_from(number).unwrap_or(options.hops);
         }
         ("hop-every", Taken::Number(number)) => options.hop_every = number,
-        ("sessions", Taken::Number(number)) => {
-            options.sessions = u32::try_from(number).unwrap_or(options.sessions);
-        }
-        // Every key is above: a test sets each.
-        _ => {}
+        // Every other key is there: a test sets each.
+        (name, taken) => options.bounds.set(name, &taken),
     }
 }
 

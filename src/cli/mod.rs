@@ -2,6 +2,7 @@
 //! [`crate::session`].
 
 pub mod arguments;
+pub mod bounds;
 pub mod configuration;
 pub mod connect;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::establish::{AcceptorConfig, ClientCertificates};
 use crate::server::identity::{self, Identity, Origin};
 use crate::server::service;
 use crate::server::state::Folder;
+use crate::server::users::Users;
 use crate::server::{
     self, Plan, Policy, Predecessor, Reload, Role, Server, Started, Terms, passwords,
 };
@@ -46,6 +47,8 @@ pub enum Error {
     NoControl,
     /// The server to take over listens there, and this one was to listen elsewhere.
     Elsewhere(SocketAddr),
+    /// Whom processes were to become.
+    Users(String),
     /// The server.
     Server(server::Error),
     /// Standard output, or the address that was listened on.
@@ -68,6 +71,7 @@ impl fmt::Display for Error {
                     "the running server listens on {there}: --listen must be that"
                 )
             }
+            Self::Users(text) => f.write_str(text),
             Self::Server(error) => error.fmt(f),
             Self::System(error) => error.fmt(f),
         }
@@ -100,6 +104,7 @@ pub fn run(arguments: &Serve, given: &BTreeSet<String>) -> Result<(), Error> {
         }
     }
     log::set_form(form(&options));
+    log::never_wait();
     let predecessor = match inherited {
         None if options.takeover => Some(ask_for_server(&options)?),
         inherited => inherited,
@@ -135,6 +140,10 @@ fn serve(
     if let Err(error) = process::set_not_dumpable() {
         log::line(format_args!("this process can be dumped: {error}"));
     }
+    let (users, said) = options.bounds.users().map_err(Error::Users)?;
+    if let Some(said) = said {
+        log::line(format_args!("{said}"));
+    }
     // Made, or renewed, before anything else; only the handshaker reads the private key for use.
     let mut identity = identity(options)?;
     if let Some((identity, _)) = &mut identity {
@@ -143,7 +152,7 @@ fn serve(
     let succeeds = predecessor.is_some();
     let server = Server::open(Plan {
         listen: options.listen,
-        terms: terms(options),
+        terms: terms(options, users),
         reload: reload(options, arguments, given),
         control: operator::place(options),
         listener,
@@ -216,7 +225,7 @@ fn load(options: &Serve) -> Result<Policy, Error> {
 }
 
 /// What can change while the server runs.
-fn terms(options: &Serve) -> Terms {
+fn terms(options: &Serve, users: Option<Users>) -> Terms {
     let kind = match &options.exec {
         Some(words) => Kind::Exec(words.clone()),
         None if options.http => Kind::Page,
@@ -227,7 +236,10 @@ fn terms(options: &Serve) -> Terms {
         load: Box::new(move || load(&again).map_err(|error| error.to_string())),
         kind,
         hops: Hops::new(options.hops, options.hop_every),
-        sessions: sessions(options),
+        limits: options.bounds.limits(options.hops > 0),
+        users,
+        patience: options.bounds.patience(options.http),
+        allowance: options.bounds.allowance(),
         log: form(options),
     }
 }
@@ -258,20 +270,14 @@ fn reload(running: &Serve, arguments: &Serve, given: &BTreeSet<String>) -> Optio
         if !changed.is_empty() {
             return Err(changed);
         }
-        let mut terms = terms(&options);
+        let users = options.bounds.users();
+        let (users, _) = users.map_err(|text| vec![format!("{}: {text}", path.display())])?;
+        let mut terms = terms(&options, users);
         let (load, path) = (terms.load, path.clone());
         terms.load = Box::new(move || load().map_err(|text| format!("{}: {text}", path.display())));
         terms.log = form(&options);
         Ok(terms)
     }))
-}
-
-/// As many sessions as were asked for and there are descriptors for: each needs one here, and a
-/// quarter is left to handshakes.
-fn sessions(options: &Serve) -> usize {
-    let descriptors = process::raise_descriptor_limit().unwrap_or(u64::MAX);
-    let most = (descriptors - descriptors / 4).max(1);
-    usize::try_from(most.min(options.sessions.into())).unwrap_or(usize::MAX)
 }
 
 fn credential(options: &Serve) -> Result<(AcceptorCredential, Option<(Identity, Origin)>), Error> {

@@ -187,6 +187,7 @@ pub struct AcceptorConfig {
     pub(super) credential: AcceptorCredential,
     pub(super) record: Server,
     pub(super) message: Server,
+    cache: Option<SessionCache>,
     pub(super) anonymous: bool,
     pub(super) passwords: Option<Arc<dyn Passwords>>,
     pub(super) attempts: u8,
@@ -212,6 +213,11 @@ impl AcceptorConfig {
             targets: Vec::new(),
             common: Common::default(),
         }
+    }
+
+    /// The cache by which sessions are resumed, if they are.
+    pub(crate) fn cache(&self) -> Option<&SessionCache> {
+        self.cache.as_ref()
     }
 
     /// Whether an initiator's target is this acceptor.
@@ -331,6 +337,7 @@ impl AcceptorConfigBuilder {
             flags: self.common.flags(),
             transferable: self.common.transferable,
             limits: self.common.limits,
+            cache: self.common.resumption,
         })
     }
 }

@@ -9,7 +9,7 @@ use super::Code;
 use crate::context::Role;
 use crate::cred::AcceptorCredential;
 use crate::crypto::Suite;
-use crate::establish::{Framing, PROTOCOL, Passwords, Validation};
+use crate::establish::{AcceptorConfig, Framing, PROTOCOL, Passwords, Validation};
 use crate::name::Name;
 
 /// Whether acceptors want certificates of initiators.
@@ -87,6 +87,14 @@ pub enum Attribute {
     Passwords(Arc<dyn Passwords>, u8),
     /// Bounds the lifetime of contexts; none: the certificates' validity alone does.
     Lifetime(Option<Duration>),
+    /// The longest a send may take; none: for ever.
+    SendTimeout(Option<Duration>),
+    /// How long a handshake may have taken before it makes room for another, where as many sessions
+    /// live as may; none: it never does.
+    MakeRoomAfter(Option<Duration>),
+    /// An acceptor's configuration as it was built, with everything that a builder can say, instead
+    /// of the attributes that say how contexts are established.
+    Configuration(Arc<AcceptorConfig>),
 }
 
 /// What is the same for every value of an attribute.
@@ -157,6 +165,9 @@ rows! {
     Anonymous, "anonymous", "yes, no", "no", "somebody can get in by message framing", true, BadAnonymous;
     Passwords, "passwords", "callback, attempts", "none", "1 to 16 attempts", true, BadPasswords;
     Lifetime, "lifetime", "time or none", "none", "1 s to 10 years", true, BadLifetime;
+    SendTimeout, "send-timeout", "time or none", "none", "1 ms to 7 d", true, BadSendTimeout;
+    MakeRoomAfter, "make-room-after", "time or none", "none", "1 ms to 1 h", false, BadMakeRoomAfter;
+    Configuration, "configuration", "configuration of acceptors", "none", "acceptors only", true, BadConfiguration;
 }
 
 impl Attribute {
@@ -184,6 +195,9 @@ impl Attribute {
             Self::Anonymous(_) => Key::Anonymous,
             Self::Passwords(..) => Key::Passwords,
             Self::Lifetime(_) => Key::Lifetime,
+            Self::SendTimeout(_) => Key::SendTimeout,
+            Self::MakeRoomAfter(_) => Key::MakeRoomAfter,
+            Self::Configuration(_) => Key::Configuration,
         }
     }
 
@@ -200,7 +214,10 @@ impl Attribute {
             Self::ApplicationId(id) => (1..=256).contains(&id.len()),
             Self::Target(target) => target_name(target).is_some(),
             Self::HandshakeTimeout(time) => within(time, MS, 3600),
-            Self::ReadTimeout(time) => time.is_none_or(|time| within(&time, MS, WEEK)),
+            Self::ReadTimeout(time) | Self::SendTimeout(time) => {
+                time.is_none_or(|time| within(&time, MS, WEEK))
+            }
+            Self::MakeRoomAfter(time) => time.is_none_or(|time| within(&time, MS, 3600)),
             Self::UnsentLimit(bytes) => (1 << 10..=16 << 20).contains(bytes),
             Self::SessionTimeout(time) => within(time, S, WEEK),
             Self::ApplicationProtocols(names) => {
@@ -221,7 +238,8 @@ impl Attribute {
             | Self::ClientAuthentication(_)
             | Self::Validation(_)
             | Self::Resumption(_)
-            | Self::Anonymous(_) => true,
+            | Self::Anonymous(_)
+            | Self::Configuration(_) => true,
         }
     }
 }
@@ -265,6 +283,9 @@ pub(super) struct Settings {
     pub(super) anonymous: bool,
     pub(super) passwords: Option<(Arc<dyn Passwords>, u8)>,
     pub(super) lifetime: Option<Duration>,
+    pub(super) send_timeout: Option<Duration>,
+    pub(super) make_room_after: Option<Duration>,
+    pub(super) configuration: Option<Arc<AcceptorConfig>>,
 }
 
 impl Default for Settings {
@@ -291,6 +312,9 @@ impl Default for Settings {
             anonymous: false,
             passwords: None,
             lifetime: None,
+            send_timeout: None,
+            make_room_after: None,
+            configuration: None,
         }
     }
 }
@@ -326,6 +350,9 @@ impl Settings {
                 self.passwords = Some((passwords, attempts));
             }
             Attribute::Lifetime(time) => self.lifetime = time,
+            Attribute::SendTimeout(time) => self.send_timeout = time,
+            Attribute::MakeRoomAfter(time) => self.make_room_after = time,
+            Attribute::Configuration(config) => self.configuration = Some(config),
         }
         Ok(())
     }
@@ -351,6 +378,7 @@ impl Settings {
             && self.anonymous == other.anonymous
             && self.lifetime == other.lifetime
             && passwords(self) == passwords(other)
+            && same(self.configuration.as_ref(), other.configuration.as_ref())
             && same(self.validation.as_ref(), other.validation.as_ref())
             && same(
                 self.passwords.as_ref().map(|(passwords, _)| passwords),

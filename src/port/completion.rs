@@ -14,6 +14,8 @@ pub enum Operation {
     Receive,
     /// [`Session::start_send`].
     Send,
+    /// [`Watch::start`](super::Watch::start).
+    Ready,
     /// [`Port::post`](super::Port::post) and [`Port::post_after`](super::Port::post_after).
     Event,
     /// [`Environment::close`](super::Environment::close), once the last session has ended.
@@ -27,12 +29,13 @@ pub struct Completion {
     pub operation: Operation,
     /// The caller's, as it was given at the start.
     pub tag: u64,
-    /// The session; none of an event and of an environment's end.
+    /// The session; none of a watch, an event and an environment's end.
     pub session: Option<Session>,
     /// Of a handshake, 1 when it resumed an earlier session, else 0. Of a receive, the bytes
     /// received; 0 without an error is the end: the peer has said that nothing follows. Of a send,
     /// the bytes of it that were sealed, which the connection has all taken when there is no
-    /// error. Of an event, the caller's. Of an environment, the sessions it has had.
+    /// error. Of a watch, what the descriptor is ready for
+    /// ([`Readiness::number`](super::Readiness::number)). Of an event, the caller's. Of an environment, the sessions it has had.
     pub value: u64,
     /// Of a receive, what was received, also when it came with an error. Of a send, the buffer,
     /// given back. Else empty.

@@ -1,6 +1,6 @@
 //! One session's connection: its handshake, its pending operations, its bytes on the way.
 //!
-//! Everything here runs under the session's lock, on whichever thread has something to do. What can
+//! Everything here (but the feeding of a handshake) runs under the session's lock, on whichever thread has something to do. What can
 //! be done is done until the socket has nothing, or takes nothing; then the next edge is waited
 //! for.
 //!
@@ -10,6 +10,7 @@
 
 use core::time::Duration;
 use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,13 +18,13 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
 
 use super::attribute::Settings;
-use super::driver::SCRATCH;
+use super::held::Common;
 use super::pending::{Handshake, Link, Receive, Send, Unsent};
-use super::session::Common;
-use super::shake::{Done, Shake};
+use super::shake::Shake;
 use super::{Amount, Code, Completion, Error, Live, Operation, SessionState};
 use crate::channel::Opened;
 use crate::establish::{Resumable, Standing};
+use crate::record::Alert;
 use crate::status::Status;
 
 /// Sealed bytes that may wait for the socket before more is sealed.
@@ -53,15 +54,21 @@ pub(super) struct Connection {
     pub(super) resumable: Option<Resumable>,
     pub(super) resumed: bool,
     /// The handshake has said what it says first.
-    begun: bool,
+    pub(super) begun: bool,
+    /// The handshake is taken out, to be fed.
+    pub(super) stepping: bool,
+    /// Something came while it was.
+    pub(super) missed: bool,
+    /// Among the connections that make room for others.
+    pub(super) place: Option<u64>,
     /// When a connection that lingers is closed in any case.
     linger: Option<Instant>,
     /// The peer has closed the connection's other direction, or all of it.
-    ends: bool,
+    pub(super) ends: bool,
 }
 
 /// Why the socket did not do it.
-enum Stop {
+pub(super) enum Stop {
     /// It will, later.
     Blocked,
     /// It never will.
@@ -95,24 +102,23 @@ impl Connection {
             resumable: None,
             resumed: false,
             begun: false,
+            stepping: false,
+            missed: false,
+            place: None,
             linger: None,
             ends: false,
         }
     }
 
-    /// Does what can be done. Whether there is more for another turn.
-    pub(super) fn advance(&mut self, common: &Common, ends: bool, scratch: &mut [u8]) -> bool {
-        self.ends |= ends;
+    /// Does what can be done, once the handshake is as far as it can be. Whether there is more for
+    /// another turn.
+    pub(super) fn advance(&mut self, common: &Common, scratch: &mut [u8]) -> bool {
         let again = match self.state {
-            SessionState::Handshaking => {
-                self.shake(common, scratch);
-                false
-            }
             SessionState::Established => self.transfer(common, scratch),
             _ => false,
         };
         let again = match self.linger {
-            Some(_) => self.drain(scratch),
+            Some(_) => self.drain(common, scratch),
             None => again,
         };
         self.arm();
@@ -121,7 +127,7 @@ impl Connection {
     }
 
     /// Reads the socket once; 0 bytes are its end.
-    fn read(&self, scratch: &mut [u8]) -> Result<usize, Stop> {
+    pub(super) fn read(&self, scratch: &mut [u8]) -> Result<usize, Stop> {
         let link = self.link.as_ref().ok_or(Stop::Closed)?;
         Ok(rustix::io::retry_on_intr(|| {
             rustix::io::read(&link.socket, &mut *scratch)
@@ -129,89 +135,20 @@ impl Connection {
     }
 
     /// Sends what is unsent.
-    fn flush(&mut self) -> Result<(), Stop> {
-        let link = self.link.as_ref().ok_or(Stop::Closed)?;
+    pub(super) fn flush(&mut self) -> Result<(), Stop> {
+        let link = self.link.as_mut().ok_or(Stop::Closed)?;
         while !self.unsent.waiting().is_empty() {
             let waiting = self.unsent.waiting();
             let sent = rustix::io::retry_on_intr(|| {
                 rustix::net::send(&link.socket, waiting, SendFlags::NOSIGNAL)
-            })?;
-            self.unsent.took(sent);
+            });
+            if sent == Err(Errno::AGAIN) && !link.room {
+                link.room = true;
+                link.driver.tell_room(link.key, link.socket.as_fd());
+            }
+            self.unsent.took(sent?);
         }
         Ok(())
-    }
-
-    // ------------------------------------------------------------ the handshake
-
-    fn shake(&mut self, common: &Common, scratch: &mut [u8]) {
-        let failed = match self.try_shake(common, scratch) {
-            Ok(()) => return,
-            Err(error) => error,
-        };
-        self.shake = Shake::Over;
-        self.state = SessionState::Failed;
-        self.end_handshake(common, Some(failed));
-        self.linger();
-    }
-
-    //= spec/port.md#handshake
-    fn try_shake(&mut self, common: &Common, scratch: &mut [u8]) -> Result<(), Error> {
-        let domain = &common.environment.domain;
-        if !core::mem::replace(&mut self.begun, true) {
-            self.shake.begin(domain, &mut self.unsent.bytes)?;
-        }
-        loop {
-            match self.flush() {
-                Ok(()) => {}
-                Err(Stop::Blocked) => return Ok(()),
-                Err(Stop::Closed) => return Err(Code::SocketClosed.into()),
-            }
-            if self.live.is_some() {
-                self.state = SessionState::Established;
-                self.end_handshake(common, None);
-                return Ok(());
-            }
-            let count = match self.read(scratch) {
-                Ok(0) | Err(Stop::Closed) => return Err(Code::SocketClosed.into()),
-                Ok(count) => count,
-                Err(Stop::Blocked) => return Ok(()),
-            };
-            let done = self
-                .shake
-                .feed(&scratch[..count], domain, &mut self.unsent.bytes)?;
-            match done {
-                Some(done) => self.established(done),
-                // The socket had no more, and an edge tells when it has.
-                None if count < SCRATCH && !self.ends => match self.flush() {
-                    Err(Stop::Closed) => return Err(Code::SocketClosed.into()),
-                    _ => return Ok(()),
-                },
-                None => {}
-            }
-        }
-    }
-
-    fn established(&mut self, done: Done) {
-        self.shake = Shake::Over;
-        self.resumed = done.live.facts().resumed;
-        self.live = Some(Box::new(done.live));
-        self.standing = done.standing;
-        self.chain = done.chain;
-        self.resumable = done.resumable;
-    }
-
-    fn end_handshake(&mut self, common: &Common, error: Option<Error>) {
-        let Some(Handshake { tag, session, .. }) = self.handshake.take() else {
-            return;
-        };
-        common.post(Completion {
-            operation: Operation::Handshake,
-            tag,
-            session: Some(session),
-            value: u64::from(error.is_none() && self.resumed),
-            data: Vec::new(),
-            error,
-        });
     }
 
     // ------------------------------------------------------------ data
@@ -376,7 +313,7 @@ impl Connection {
         if let Some(mut live) = self.live.take() {
             live.answer(&mut self.unsent.bytes);
         }
-        self.linger();
+        self.linger(common);
     }
 
     // ------------------------------------------------------------ ends
@@ -388,32 +325,28 @@ impl Connection {
         self.abandon_sends(common, error);
     }
 
-    /// Ends a handshake without a word: a peer that is slow is not waited for once more.
-    pub(super) fn break_off(&mut self, common: &Common, code: Code) {
-        self.shake = Shake::Over;
-        self.live = None;
-        self.state = SessionState::Failed;
-        self.end_handshake(common, Some(code.into()));
-        self.dismiss();
-    }
-
     /// Closes the session: its pending operations are over, and the peer is told, if it listens.
+    /// With an alert it is told that it is not let in.
     //= spec/port.md#close
-    pub(super) fn close(&mut self, common: &Common) {
+    //= spec/port.md#abort
+    pub(super) fn close(&mut self, common: &Common, alert: Option<Alert>) {
         let before = core::mem::replace(&mut self.state, SessionState::Closed);
         match before {
             SessionState::Established => {
                 self.abandon(common, &Code::SessionClosed.into());
                 if let Some(live) = self.live.take() {
-                    live.close(&mut self.unsent.bytes);
+                    match alert {
+                        None => live.close(&mut self.unsent.bytes),
+                        Some(alert) => live.abort(alert, &mut self.unsent.bytes),
+                    }
                 }
-                self.linger();
+                self.linger(common);
             }
             SessionState::Handshaking => {
                 self.shake = Shake::Over;
                 self.live = None;
                 self.abandon(common, &Code::SessionClosed.into());
-                self.dismiss();
+                self.dismiss(common);
             }
             _ => {}
         }
@@ -432,10 +365,11 @@ impl Connection {
 
     /// Lets the last bytes leave, and then drops what the peer still sends until it closes: a
     /// connection closed on unread bytes would be reset, and take the last bytes with it.
-    fn linger(&mut self) {
+    pub(super) fn linger(&mut self, common: &Common) {
+        self.take_place(common);
         self.linger = Some(Instant::now() + LINGER);
         let mut scratch = [0; 4096];
-        if self.drain(&mut scratch)
+        if self.drain(common, &mut scratch)
             && let Some(link) = &self.link
         {
             link.driver.go_on(link.key);
@@ -444,11 +378,11 @@ impl Connection {
     }
 
     /// One turn of lingering. Whether there is more for another.
-    fn drain(&mut self, scratch: &mut [u8]) -> bool {
+    fn drain(&mut self, common: &Common, scratch: &mut [u8]) -> bool {
         match self.flush() {
             Err(Stop::Blocked) => return false,
             Err(Stop::Closed) => {
-                self.dismiss();
+                self.dismiss(common);
                 return false;
             }
             Ok(()) => {}
@@ -457,7 +391,7 @@ impl Connection {
             return false;
         };
         if rustix::net::shutdown(&link.socket, Shutdown::Write).is_err() {
-            self.dismiss();
+            self.dismiss(common);
             return false;
         }
         let mut turn = 0;
@@ -465,7 +399,7 @@ impl Connection {
             match self.read(scratch) {
                 Err(Stop::Blocked) => return false,
                 Ok(0) | Err(Stop::Closed) => {
-                    self.dismiss();
+                    self.dismiss(common);
                     return false;
                 }
                 Ok(count) => turn += count,
@@ -475,7 +409,8 @@ impl Connection {
     }
 
     /// Closes the connection.
-    pub(super) fn dismiss(&mut self) {
+    pub(super) fn dismiss(&mut self, common: &Common) {
+        self.give_up_place(common);
         self.linger = None;
         self.unsent.take();
         if let Some(link) = self.link.take() {
@@ -498,8 +433,12 @@ impl Connection {
         if over(self.receive.as_ref().and_then(|receive| receive.deadline)) {
             self.end_receive(common, Some(Code::ReadTimeout.into()));
         }
+        if over(self.sends.front().and_then(|send| send.deadline)) {
+            // What is behind it cannot be sent without it.
+            self.abandon_sends(common, &Code::SendTimeout.into());
+        }
         if over(self.linger) {
-            self.dismiss();
+            self.dismiss(common);
         }
         self.arm();
         self.leave(common);
@@ -509,9 +448,11 @@ impl Connection {
     pub(super) fn arm(&mut self) {
         let handshake = self.handshake.as_ref().map(|pending| pending.deadline);
         let receive = self.receive.as_ref().and_then(|pending| pending.deadline);
+        let send = self.sends.front().and_then(|pending| pending.deadline);
         let due = handshake
             .into_iter()
             .chain(receive)
+            .chain(send)
             .chain(self.linger)
             .min();
         let (Some(due), Some(link)) = (due, &mut self.link) else {

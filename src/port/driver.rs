@@ -1,7 +1,8 @@
 //! What does the input and output of sessions: a loop around one epoll instance.
 //!
-//! A session's socket is registered once, edge-triggered, and by whichever thread starts its
-//! handshake. Whoever wants something of the socket tries first and waits for an edge only when
+//! A session's socket is registered edge-triggered, and by whichever thread starts its
+//! handshake: for reading, since most have room for what there is to write, and for writing when it
+//! was found full for the first time. Whoever wants something of the socket tries first and waits for an edge only when
 //! the socket had nothing, under the session's lock; so no edge is missed, and none has to be
 //! asked for.
 //!
@@ -21,8 +22,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
 use super::Completion;
+use super::held::Core;
 use super::queue::Queue;
-use super::session::Core;
+use super::watch::Watched;
+use crate::sys::descriptor;
 
 /// The key of the waker.
 const WAKE: Token = Token(0);
@@ -35,19 +38,50 @@ pub(super) const SCRATCH: usize = 16 * 1024;
 pub(super) struct Driver {
     registry: Registry,
     waker: Waker,
-    sessions: Mutex<Sessions>,
+    registered: Mutex<Registered>,
     timers: Mutex<Timers>,
     /// Sessions that have more to do than one turn.
     again: Mutex<Vec<usize>>,
     next: AtomicUsize,
     stopped: AtomicBool,
+    /// The thread whose turn it is ([`me`]), or 0.
+    turning: AtomicUsize,
+}
+
+/// What is told of a descriptor.
+#[derive(Clone)]
+enum Known {
+    Session(Arc<Core>),
+    Watch(Arc<Watched>),
 }
 
 #[derive(Default)]
-struct Sessions {
-    known: HashMap<usize, Arc<Core>>,
+struct Registered {
+    known: HashMap<usize, Known>,
     /// The port was destroyed.
     closed: bool,
+}
+
+/// What a driver had when it was closed.
+pub(super) struct Left {
+    pub(super) sessions: Vec<Arc<Core>>,
+    pub(super) watches: Vec<Arc<Watched>>,
+    pub(super) events: Vec<Completion>,
+}
+
+/// How a turn waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// For what the driver has to do.
+    Driver,
+    /// Also for completions that others post.
+    Waiter,
+}
+
+/// A number of this thread, of no other that lives; not 0.
+pub(super) fn me() -> usize {
+    thread_local!(static HERE: u8 = const { 0 });
+    HERE.with(|here| core::ptr::from_ref(here).addr())
 }
 
 #[derive(Default)]
@@ -85,11 +119,12 @@ impl Driver {
         let driver = Self {
             registry: poll.registry().try_clone()?,
             waker: Waker::new(poll.registry(), WAKE)?,
-            sessions: Mutex::default(),
+            registered: Mutex::default(),
             timers: Mutex::default(),
             again: Mutex::default(),
             next: AtomicUsize::new(WAKE.0 + 1),
             stopped: AtomicBool::new(false),
+            turning: AtomicUsize::new(0),
         };
         let polling = Polling {
             poll,
@@ -99,39 +134,81 @@ impl Driver {
         Ok((Arc::new(driver), polling))
     }
 
-    /// Takes a session; it is told of its socket at once, and then whenever the socket changes.
-    /// None when the port was destroyed.
+    /// Takes a session; it is told of its socket at once if there is something to be read, or it is
+    /// to `write`, and then whenever the socket changes. None when the port was destroyed.
     pub(super) fn add(
         &self,
         core: &Arc<Core>,
         socket: BorrowedFd<'_>,
+        write: bool,
     ) -> io::Result<Option<usize>> {
         let key = self.next.fetch_add(1, Ordering::Relaxed);
         {
-            let mut sessions = locked(&self.sessions);
-            if sessions.closed {
+            let mut registered = locked(&self.registered);
+            if registered.closed {
                 return Ok(None);
             }
-            sessions.known.insert(key, core.clone());
+            registered.known.insert(key, Known::Session(core.clone()));
         }
-        let wanted = Interest::READABLE | Interest::WRITABLE;
+        let wanted = match write {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
         let socket = socket.as_raw_fd();
         let added = self
             .registry
             .register(&mut SourceFd(&socket), Token(key), wanted);
         if let Err(error) = added {
-            locked(&self.sessions).known.remove(&key);
+            locked(&self.registered).known.remove(&key);
             return Err(error);
         }
         Ok(Some(key))
     }
 
-    /// Lets a session go.
+    /// Tells a session from now on also when its socket has room; at once if it has.
+    pub(super) fn tell_room(&self, key: usize, socket: BorrowedFd<'_>) {
+        // It can only fail for a descriptor that is not in.
+        let _ = self.watch(key, socket, Interest::READABLE | Interest::WRITABLE, true);
+    }
+
+    /// Takes a watch, whose descriptor is not looked at before [`Driver::watch`]. None when the
+    /// port was destroyed.
+    pub(super) fn add_watch(&self, watched: &Arc<Watched>) -> Option<usize> {
+        let key = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut registered = locked(&self.registered);
+        if registered.closed {
+            return None;
+        }
+        let watch = Known::Watch(watched.clone());
+        registered.known.insert(key, watch);
+        Some(key)
+    }
+
+    /// Looks at a descriptor; ready already, it is told at once. `before` when it was
+    /// looked at before.
+    pub(super) fn watch(
+        &self,
+        key: usize,
+        descriptor: BorrowedFd<'_>,
+        wanted: Interest,
+        before: bool,
+    ) -> io::Result<()> {
+        let descriptor = descriptor.as_raw_fd();
+        let mut source = SourceFd(&descriptor);
+        match before {
+            true => self.registry.reregister(&mut source, Token(key), wanted),
+            false => self.registry.register(&mut source, Token(key), wanted),
+        }
+    }
+
+    /// Lets a session or a watch go.
     pub(super) fn remove(&self, key: usize, socket: BorrowedFd<'_>) {
         let socket = socket.as_raw_fd();
         // It can only fail for a descriptor that is not in.
         let _ = self.registry.deregister(&mut SourceFd(&socket));
-        locked(&self.sessions).known.remove(&key);
+        let gone = locked(&self.registered).known.remove(&key);
+        // When no lock is held.
+        drop(gone);
     }
 
     /// Looks at a session again at `when`.
@@ -169,10 +246,35 @@ impl Driver {
     /// Goes on with a session in the driver's next turn.
     pub(super) fn go_on(&self, key: usize) {
         locked(&self.again).push(key);
-        self.wake();
+        // It looks before it sleeps.
+        if !self.is_turned_here() {
+            self.wake();
+        }
     }
 
-    fn wake(&self) {
+    /// Whether this thread is in a turn: in a callback, then.
+    pub(super) fn is_turned_here(&self) -> bool {
+        self.turning.load(Ordering::Relaxed) == me()
+    }
+
+    /// When it has something to do although nothing happens. From now on it is woken when
+    /// something is to be done sooner.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        if !locked(&self.again).is_empty() {
+            return Some(Instant::now());
+        }
+        let mut timers = locked(&self.timers);
+        let first = timers.due.first_key_value().map(|((when, _), _)| *when);
+        timers.looks = first;
+        first
+    }
+
+    /// What is ready when a turn has something to do.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        descriptor::of_registry(&self.registry)
+    }
+
+    pub(super) fn wake(&self) {
         // It fails when the counter is full: then the driver is awake.
         let _ = self.waker.wake();
     }
@@ -182,12 +284,12 @@ impl Driver {
         self.wake();
     }
 
-    /// Ends it: all sessions, and the events that are not due.
-    pub(super) fn close(&self) -> (Vec<Arc<Core>>, Vec<Completion>) {
-        let sessions = {
-            let mut sessions = locked(&self.sessions);
-            sessions.closed = true;
-            core::mem::take(&mut sessions.known)
+    /// Ends it: all sessions and watches, and the events that are not due.
+    pub(super) fn close(&self) -> Left {
+        let known = {
+            let mut registered = locked(&self.registered);
+            registered.closed = true;
+            core::mem::take(&mut registered.known)
         };
         let due = {
             let mut timers = locked(&self.timers);
@@ -198,14 +300,24 @@ impl Driver {
             Due::Event(completion) => Some(completion),
             Due::Session(_) => None,
         };
-        let events = due.into_values().filter_map(event).collect();
-        (sessions.into_values().collect(), events)
+        let mut left = Left {
+            sessions: Vec::new(),
+            watches: Vec::new(),
+            events: due.into_values().filter_map(event).collect(),
+        };
+        for known in known.into_values() {
+            match known {
+                Known::Session(core) => left.sessions.push(core),
+                Known::Watch(watched) => left.watches.push(watched),
+            }
+        }
+        left
     }
 
     /// Drives until it is stopped.
     pub(super) fn run(&self, queue: &Queue, mut polling: Polling) {
         while !self.stopped.load(Ordering::Acquire) {
-            if self.turn(queue, &mut polling, None).is_err() {
+            if self.turn(queue, &mut polling, None, Rest::Driver).is_err() {
                 // Only a kernel without memory refuses to wait: the next time it may have some.
                 std::thread::yield_now();
             }
@@ -218,9 +330,22 @@ impl Driver {
         queue: &Queue,
         polling: &mut Polling,
         limit: Option<Duration>,
+        rest: Rest,
+    ) -> io::Result<()> {
+        self.turning.store(me(), Ordering::Relaxed);
+        let turned = self.turn_here(queue, polling, limit, rest);
+        self.turning.store(0, Ordering::Relaxed);
+        turned
+    }
+
+    fn turn_here(
+        &self,
+        queue: &Queue,
+        polling: &mut Polling,
+        mut limit: Option<Duration>,
+        rest: Rest,
     ) -> io::Result<()> {
         let now = Instant::now();
-        let mut limit = limit;
         {
             let mut timers = locked(&self.timers);
             let first = timers.due.first_key_value().map(|((when, _), _)| *when);
@@ -228,40 +353,52 @@ impl Driver {
                 let left = first.saturating_duration_since(now);
                 limit = Some(limit.map_or(left, |limit| limit.min(left)));
             }
-            timers.looks = limit.map(|limit| now + limit);
+            timers.looks = limit.and_then(|limit| now.checked_add(limit));
         }
         if !locked(&self.again).is_empty() {
             limit = Some(Duration::ZERO);
         }
-        match polling.poll.poll(&mut polling.events, limit) {
+        let sleeps = rest == Rest::Waiter && limit != Some(Duration::ZERO);
+        if sleeps && !queue.fall_asleep() {
+            limit = Some(Duration::ZERO);
+        }
+        let polled = polling.poll.poll(&mut polling.events, limit);
+        if sleeps {
+            queue.wake_up();
+        }
+        // Awake, it looks at the timers by itself.
+        locked(&self.timers).looks = Some(now);
+        match polled {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             answer => answer?,
         }
         for event in &polling.events {
-            if event.token() != WAKE {
-                self.advance(
+            match self.find(event.token().0) {
+                Some(Known::Session(core)) => self.advance(
+                    &core,
                     event.token().0,
                     event.is_read_closed(),
                     &mut polling.scratch,
-                );
+                ),
+                Some(Known::Watch(watched)) => watched.happened(event, queue),
+                None => {}
             }
         }
         for key in core::mem::take(&mut *locked(&self.again)) {
-            self.advance(key, false, &mut polling.scratch);
+            if let Some(Known::Session(core)) = self.find(key) {
+                self.advance(&core, key, false, &mut polling.scratch);
+            }
         }
         self.expire(queue);
         Ok(())
     }
 
-    fn find(&self, key: usize) -> Option<Arc<Core>> {
-        locked(&self.sessions).known.get(&key).cloned()
+    fn find(&self, key: usize) -> Option<Known> {
+        locked(&self.registered).known.get(&key).cloned()
     }
 
-    fn advance(&self, key: usize, ends: bool, scratch: &mut [u8]) {
-        // The driver's own reference goes when no lock is held.
-        if let Some(core) = self.find(key)
-            && core.advance(ends, scratch)
-        {
+    fn advance(&self, core: &Core, key: usize, ends: bool, scratch: &mut [u8]) {
+        if core.advance(ends, scratch) {
             locked(&self.again).push(key);
         }
     }
@@ -277,9 +414,12 @@ impl Driver {
                 }
             };
             match due {
-                Due::Event(completion) => queue.post(completion),
+                // Who drives is awake.
+                Due::Event(completion) => {
+                    let _ = queue.post(completion);
+                }
                 Due::Session(key) => {
-                    if let Some(core) = self.find(key) {
+                    if let Some(Known::Session(core)) = self.find(key) {
                         core.expire(now);
                     }
                 }

@@ -1,10 +1,13 @@
 //! Environments: what the sessions of one purpose have in common.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use super::attribute::Settings;
+use super::held::Core;
 use super::shake::Establishment;
 use super::{Attribute, ClientAuthentication, Code, Error, Port, Shared};
 use crate::context::Role;
@@ -55,6 +58,11 @@ struct State {
     live: usize,
     /// Sessions there were.
     opened: u64,
+    /// Handshakes, and connections that linger, in the order in which they began; where they make
+    /// room for others.
+    places: BTreeMap<u64, (Instant, Weak<Core>)>,
+    /// Places that were given.
+    placed: u64,
 }
 
 /// What handshakes are made with, besides the attributes.
@@ -84,6 +92,8 @@ impl Environment {
                 made: Vec::new(),
                 live: 0,
                 opened: 0,
+                places: BTreeMap::new(),
+                placed: 0,
             }),
         })))
     }
@@ -106,16 +116,24 @@ impl Environment {
     /// open, and can be tried again.
     ///
     /// # Errors
-    /// The error of the attribute that is missing or bad; [`Code::InvalidState`].
+    /// The error of the attribute that is missing or bad; [`Code::InvalidState`], also when it was
+    /// changed meanwhile.
     //= spec/port.md#environment-states
     pub fn init(&self) -> Result<(), Error> {
         self.0.port.check()?;
-        let mut state = self.0.state();
+        let state = self.0.state();
         if state.stage != EnvironmentState::Open {
             return Err(Code::InvalidState.into());
         }
-        let means = Means::read(&state.settings)?;
-        let establishment = means.establishment(&state.settings)?;
+        let settings = state.settings.clone();
+        // No lock is held while the resolver is called.
+        drop(state);
+        let means = Means::read(&settings)?;
+        let establishment = means.establishment(&settings)?;
+        let mut state = self.0.state();
+        if state.stage != EnvironmentState::Open || !Arc::ptr_eq(&state.settings, &settings) {
+            return Err(Code::InvalidState.into());
+        }
         state.made = vec![(state.settings.clone(), establishment)];
         state.means = Some(Arc::new(means));
         state.stage = EnvironmentState::Initialized;
@@ -145,8 +163,14 @@ impl Environment {
     //= spec/port.md#session-cache
     pub fn reset_session_cache(&self) -> Result<(), Error> {
         self.0.port.here()?;
-        let means = self.0.state().means.clone();
+        let (means, settings) = {
+            let state = self.0.state();
+            (state.means.clone(), state.settings.clone())
+        };
         means.ok_or(Code::InvalidState)?.cache.reset();
+        if let Some(cache) = self.0.cache(&settings) {
+            cache.reset();
+        }
         Ok(())
     }
 
@@ -185,9 +209,52 @@ impl Common {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a session in, and gives it the attributes.
-    //= spec/port.md#inherited
+    /// Counts a session in, and gives it the attributes. One that is slow may lose its place.
+    //= spec/port.md#room
     pub(super) fn enter(&self) -> Result<Arc<Settings>, Code> {
+        match self.count_in() {
+            Err(Code::SessionsFull) => {}
+            answer => return answer,
+        }
+        // No lock is held while the other session has its own.
+        while let Some(slow) = self.slowest() {
+            if let Some(slow) = slow.upgrade() {
+                slow.make_room();
+                return self.count_in();
+            }
+        }
+        Err(Code::SessionsFull)
+    }
+
+    /// Takes out the connection that has been slow for longest, if that is long enough.
+    fn slowest(&self) -> Option<Weak<Core>> {
+        let mut state = self.state();
+        let after = state.settings.make_room_after?;
+        let first = state.places.first_entry()?;
+        let slow = first.get().0.elapsed() >= after;
+        slow.then(|| first.remove().1)
+    }
+
+    /// A place for a connection among those that make room; none where they do not.
+    pub(super) fn place(&self, core: &Weak<Core>) -> Option<u64> {
+        let mut state = self.state();
+        state.settings.make_room_after?;
+        state.placed += 1;
+        let place = state.placed;
+        state.places.insert(place, (Instant::now(), core.clone()));
+        Some(place)
+    }
+
+    /// Gives a place back.
+    pub(super) fn vacate(&self, place: u64) {
+        let mut state = self.state();
+        let vacated = state.places.remove(&place);
+        drop(state);
+        drop(vacated);
+    }
+
+    //= spec/port.md#inherited
+    fn count_in(&self) -> Result<Arc<Settings>, Code> {
         let mut state = self.state();
         match state.stage {
             EnvironmentState::Open => return Err(Code::InvalidState),
@@ -216,7 +283,9 @@ impl Common {
             state.stage = EnvironmentState::Closed;
             let sessions = state.opened;
             drop(state);
-            self.port.queue.end(self.id, sessions);
+            if self.port.queue.end(self.id, sessions) {
+                self.port.wake();
+            }
         }
     }
 
@@ -247,9 +316,12 @@ impl Common {
         self.state().settings.resumption
     }
 
-    /// The session cache.
-    pub(super) fn cache(&self) -> Option<SessionCache> {
-        Some(self.state().means.as_ref()?.cache.clone())
+    /// The session cache of sessions with these attributes.
+    pub(super) fn cache(&self, settings: &Settings) -> Option<SessionCache> {
+        match &settings.configuration {
+            Some(config) => config.cache().cloned(),
+            None => Some(self.state().means.as_ref()?.cache.clone()),
+        }
     }
 }
 
@@ -267,6 +339,13 @@ impl Means {
     }
 
     fn establishment(&self, settings: &Settings) -> Result<Establishment, Error> {
+        //= spec/port.md#configuration
+        if let Some(config) = &settings.configuration {
+            return match settings.role {
+                Role::Acceptor => Ok(Establishment::Acceptor(config.clone())),
+                Role::Initiator => Err(Code::BadConfiguration.into()),
+            };
+        }
         Ok(match settings.role {
             Role::Acceptor => Establishment::Acceptor(Arc::new(self.acceptor(settings)?)),
             Role::Initiator => Establishment::Initiator(Arc::new(self.initiator(settings)?)),

@@ -56,6 +56,8 @@ codes! {
     HandshakeFailed = 35, "the handshake failed";
     SessionFailed = 36, "the session failed";
     NotActivated = 37, "the domain's ledger did not take the context";
+    SendTimeout = 38, "the peer took too little in the time";
+    MadeRoom = 39, "the handshake took long, and others waited for its place";
     // 100..: attributes
     BadRole = 100, "attribute role: a session of this role has no certificate or no anchors to begin with";
     BadFraming = 101, "attribute framing: only an acceptor can tell the framing by the first byte";
@@ -78,6 +80,9 @@ codes! {
     BadAnonymous = 118, "attribute anonymous: nobody could get in by message framing: no certificate, no password, no anonymity";
     BadPasswords = 119, "attribute passwords: not within 1 and 16 attempts";
     BadLifetime = 120, "attribute lifetime: not within 1 second and 10 years";
+    BadSendTimeout = 121, "attribute send-timeout: not within 1 millisecond and 7 days";
+    BadMakeRoomAfter = 122, "attribute make-room-after: not within 1 millisecond and 1 hour";
+    BadConfiguration = 123, "attribute configuration: it is an acceptor's, and the role is not";
 }
 
 /// An error of a call or an operation.

@@ -3,7 +3,7 @@
 use crate::channel::{Channel, Messages, Opened};
 use crate::context::{Context, Facts};
 use crate::exit::SessionIdentifier;
-use crate::record::Record;
+use crate::record::{Alert, Record};
 use crate::status::Status;
 
 /// The context of an established session.
@@ -54,6 +54,18 @@ impl Live {
 
     pub(super) fn close(self, out: &mut Vec<u8>) {
         either!(self, channel => Channel::close(channel, out));
+    }
+
+    /// Ends the context with a fatal alert, which message framing has none of.
+    pub(super) fn abort(self, alert: Alert, out: &mut Vec<u8>) {
+        match self {
+            Self::Record(mut context) => {
+                // A context that is gone has nothing to say.
+                let _ = context.abort(alert);
+                Channel::answer(&mut context, out);
+            }
+            Self::Message(messages) => messages.close(out),
+        }
     }
 
     /// Gives back what an idle context does not need.

@@ -63,15 +63,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Inside, a driver (a thread of the port's, several, or the caller's: [`Port::with_drivers`])
+//! Inside, a driver (a thread of the port's, several, or the caller's: [`Port::with_drivers`],
+//! [`Port::driven_by_waiters`])
 //! makes the handshakes and does what could not be done at once. A slow handshake costs a
 //! descriptor and some KiB, and no thread. What an operation can do at once it does in the call
 //! that starts it, so that sealing and opening is spread over the workers.
 //!
-//! Callbacks (validation, passwords) run in the middle of a handshake, on a driver's thread and
-//! under their session's lock: while one takes its time its driver does nothing else. They, and
-//! the resolver, must not use the port, its environments and its sessions. A panic in one is a
-//! refusal.
+//! Callbacks (validation, passwords) run in the middle of a handshake, on a driver's thread:
+//! while one takes its time its driver does nothing else. They may use the port, its environments and
+//! its sessions, their own among them, but not wait: [`Code::InvalidState`]. A panic in one is a refusal.
+//!
+//! A program of one thread needs no second: [`Port::driven_by_waiters`] does all that inside
+//! [`Port::wait`], and [`Watch`] brings other descriptors to the same place. A program that has
+//! a loop of its own asks [`Port::pollable`].
 //!
 //! # In a forked process
 //! A port stays with the process that made it: its threads are there, and its epoll instance is
@@ -92,19 +96,24 @@ mod attribute;
 mod completion;
 mod connection;
 mod driver;
+mod driving;
 mod environment;
 mod error;
+mod handshake;
+mod held;
 mod live;
 mod pending;
 mod queue;
 mod session;
 mod shake;
+mod watch;
 #[cfg(test)]
 mod tests;
 
 use core::time::Duration;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 pub use attribute::{Attribute, ClientAuthentication, Key, Resolver, Row};
@@ -114,9 +123,11 @@ pub use error::{Code, Error};
 pub use live::Live;
 pub use queue::EVENTS;
 pub use session::{Amount, NotSent, Parts, RECEIVE_LIMIT, Session, SessionState};
+pub use watch::{Readiness, Watch};
 
 use crate::sys::process;
-use driver::{Driver, Polling};
+use driver::{Driver, Polling, Rest};
+use driving::Mode;
 use queue::Queue;
 
 /// The most drivers of one port.
@@ -129,7 +140,8 @@ pub struct Port(Arc<Shared>);
 struct Shared {
     queue: Arc<Queue>,
     drivers: Vec<Arc<Driver>>,
-    /// Of the one driver that the caller runs.
+    mode: Mode,
+    /// Of the one driver that has no thread.
     polling: Mutex<Option<Polling>>,
     /// The port's threads that have not ended.
     threads: Arc<(Mutex<usize>, Condvar)>,
@@ -152,20 +164,43 @@ impl Port {
     ///
     /// # Errors
     /// [`Code::System`].
+    //= spec/port.md#drivers
     pub fn with_drivers(number: usize) -> Result<Self, Error> {
+        match number {
+            0 => Self::make(1, Mode::Turns),
+            _ => Self::make(number, Mode::Threads),
+        }
+    }
+
+    /// A port without a thread of its own, which is driven inside [`Port::wait`]: whoever waits and
+    /// finds nothing does what the sessions have to do, until there is something. When several
+    /// wait, one of them drives. As long as nobody waits, no session goes on and no timeout is told.
+    ///
+    /// So a program of one thread has many sessions without a second one, and with
+    /// [`Watch`] waits for its other descriptors in the same place.
+    ///
+    /// # Errors
+    /// [`Code::System`].
+    //= spec/port.md#drivers
+    pub fn driven_by_waiters() -> Result<Self, Error> {
+        Self::make(1, Mode::Waiters)
+    }
+
+    fn make(number: usize, mode: Mode) -> Result<Self, Error> {
         let refused = |error| Error::of_system(&error);
         let mut drivers = Vec::new();
         let mut pollings = Vec::new();
-        for _ in 0..number.clamp(1, MOST_DRIVERS) {
+        for _ in 0..number.min(MOST_DRIVERS) {
             let (driver, polling) = Driver::new().map_err(refused)?;
             drivers.push(driver);
             pollings.push(polling);
         }
-        let by_caller = (number == 0).then(|| pollings.pop()).flatten();
+        let threadless = (mode != Mode::Threads).then(|| pollings.pop()).flatten();
         let port = Self(Arc::new(Shared {
             queue: Arc::default(),
             drivers,
-            polling: Mutex::new(by_caller),
+            mode,
+            polling: Mutex::new(threadless),
             threads: Arc::default(),
             drawn: AtomicU64::new(0),
             born: process::word(),
@@ -181,11 +216,44 @@ impl Port {
     /// [`Duration::ZERO`] it only looks. Each completion goes to one waiter.
     ///
     /// # Errors
-    /// [`Code::WaitTimeout`], [`Code::PortDestroyed`], [`Code::PortForked`].
+    /// [`Code::WaitTimeout`], [`Code::PortDestroyed`], [`Code::PortForked`];
+    /// [`Code::InvalidState`] in a callback, for which the driver waits. [`Code::System`] of a port
+    /// [driven by waiters](Port::driven_by_waiters).
     //= spec/port.md#wait
+    //= spec/port.md#callbacks
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Completion, Error> {
         self.0.here()?;
-        self.0.queue.wait(timeout)
+        if self.0.is_called_back() {
+            return Err(Code::InvalidState.into());
+        }
+        match self.0.mode {
+            Mode::Waiters => self.0.wait_driving(timeout),
+            Mode::Threads | Mode::Turns => self.0.queue.wait(timeout),
+        }
+    }
+
+    /// For a program with a loop of its own around `poll`, `epoll` or the like, and a port without
+    /// threads: the descriptor that is ready to be read when the port has something to do, and when
+    /// it has although nothing happens. Then the program calls [`Port::wait`] (before it
+    /// [`Port::drive`], if that is how the port is driven), with [`Duration::ZERO`] and until nothing
+    /// is left. Both answers hold until the next call of the port, and the descriptor is the
+    /// same always: it may be ready for nothing.
+    ///
+    /// # Errors
+    /// [`Code::InvalidState`] when the port has its own threads; [`Code::PortDestroyed`],
+    /// [`Code::PortForked`].
+    //= spec/port.md#descriptor
+    pub fn pollable(&self) -> Result<(BorrowedFd<'_>, Option<Instant>), Error> {
+        self.0.check()?;
+        let driver = match self.0.mode {
+            Mode::Threads => return Err(Code::InvalidState.into()),
+            Mode::Turns | Mode::Waiters => &self.0.drivers[0],
+        };
+        let due = match self.0.queue.fall_asleep() {
+            true => driver.next_due(),
+            false => Some(Instant::now()),
+        };
+        Ok((driver.descriptor(), due))
     }
 
     /// Does one turn of the driver's work, for a port without driver threads: waits at most so long
@@ -193,17 +261,15 @@ impl Port {
     /// [`Port::wait`] afterwards.
     ///
     /// # Errors
-    /// [`Code::InvalidState`] when the port has its own threads, or another thread drives it;
+    /// [`Code::InvalidState`] when the port is driven otherwise, or by another thread at this moment;
     /// [`Code::PortDestroyed`], [`Code::PortForked`], [`Code::System`].
     //= spec/port.md#drivers
     pub fn drive(&self, limit: Option<Duration>) -> Result<(), Error> {
         self.0.check()?;
-        let Ok(mut polling) = self.0.polling.try_lock() else {
+        if self.0.mode != Mode::Turns {
             return Err(Code::InvalidState.into());
-        };
-        let polling = polling.as_mut().ok_or(Code::InvalidState)?;
-        let turned = self.0.drivers[0].turn(&self.0.queue, polling, limit);
-        turned.map_err(|error| Error::of_system(&error))
+        }
+        self.0.turn(limit, Rest::Driver)
     }
 
     /// Posts an event of the caller's own.
@@ -213,7 +279,10 @@ impl Port {
     //= spec/port.md#events
     pub fn post(&self, tag: u64, value: u64) -> Result<(), Error> {
         self.0.here()?;
-        Ok(self.0.queue.post_event(event(tag, value))?)
+        if self.0.queue.post_event(event(tag, value))? {
+            self.0.wake();
+        }
+        Ok(())
     }
 
     /// Posts an event of the caller's own after some time, to the millisecond. A time that no
@@ -240,7 +309,7 @@ impl Port {
     /// established sessions can still be detached or closed. Destroyed again, there is nothing to
     /// hand back.
     ///
-    /// It waits for the port's threads; so it must not be called from a callback.
+    /// It waits for the port's threads, but for its own when it is called in a callback.
     //= spec/port.md#destroy
     pub fn destroy(&self) -> Vec<Completion> {
         if self.0.here().is_err() || !self.0.queue.destroy() {
@@ -249,9 +318,13 @@ impl Port {
         self.0.end_drivers();
         let mut delayed = Vec::new();
         for driver in &self.0.drivers {
-            let (sessions, events) = driver.close();
-            sessions.iter().for_each(|core| core.orphan());
-            delayed.extend(events);
+            let left = driver.close();
+            left.sessions.iter().for_each(|core| core.orphan());
+            let queue = &self.0.queue;
+            left.watches
+                .iter()
+                .for_each(|watched| watched.orphan(queue));
+            delayed.extend(left.events);
         }
         for event in &mut delayed {
             event.error = Some(Code::PortDestroyed.into());
@@ -277,83 +350,6 @@ impl core::fmt::Debug for Port {
         f.debug_struct("Port")
             .field("drivers", &self.0.drivers.len())
             .finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    /// Starts a driver's thread. It is not joined but counted: a handle to a thread that is not
-    /// there is nothing a forked process should drop.
-    fn start(&self, driver: Arc<Driver>, polling: Polling) -> std::io::Result<()> {
-        let threads = self.threads.clone();
-        let count = |change: isize| {
-            move |threads: &(Mutex<usize>, Condvar)| {
-                let mut running = threads.0.lock().unwrap_or_else(PoisonError::into_inner);
-                *running = running.saturating_add_signed(change);
-                threads.1.notify_all();
-            }
-        };
-        count(1)(&self.threads);
-        let queue = self.queue.clone();
-        let thread = std::thread::Builder::new().name("baton-port".to_owned());
-        let spawned = thread.spawn(move || {
-            driver.run(&queue, polling);
-            count(-1)(&threads);
-        });
-        if let Err(error) = spawned {
-            count(-1)(&self.threads);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// Ends the driving, and waits until it has ended.
-    fn end_drivers(&self) {
-        self.drivers.iter().for_each(|driver| driver.stop());
-        let (running, ended) = &*self.threads;
-        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
-        while *running > 0 {
-            running = ended.wait(running).unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(running);
-        drop(
-            self.polling
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-    }
-
-    /// That this is the process of the port.
-    //= spec/port.md#fork
-    fn here(&self) -> Result<(), Code> {
-        match self.born == process::word() {
-            true => Ok(()),
-            false => Err(Code::PortForked),
-        }
-    }
-
-    /// That the port is not destroyed.
-    fn alive(&self) -> Result<(), Code> {
-        match self.queue.is_destroyed() {
-            true => Err(Code::PortDestroyed),
-            false => Ok(()),
-        }
-    }
-
-    fn check(&self) -> Result<(), Code> {
-        self.here()?;
-        self.alive()
-    }
-
-    /// A number for a session.
-    fn draw(&self) -> u64 {
-        self.drawn.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// The driver of a session.
-    fn driver(&self, session: u64) -> Arc<Driver> {
-        let number = session % self.drivers.len() as u64;
-        self.drivers[number as usize].clone()
     }
 }
 

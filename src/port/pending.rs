@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::driver::{Driver, Timer};
-use super::session::Common;
+use super::held::Common;
 use super::{Amount, Completion, Error, Operation, Session};
 
 /// A socket, and the driver that has it.
@@ -14,6 +14,8 @@ pub(super) struct Link {
     pub(super) driver: Arc<Driver>,
     pub(super) key: usize,
     pub(super) timer: Option<Timer>,
+    /// It is told when the socket has room.
+    pub(super) room: bool,
 }
 
 /// A handshake that was started.
@@ -39,6 +41,7 @@ pub(super) struct Send {
     pub(super) session: Session,
     pub(super) data: Vec<u8>,
     pub(super) sealed: usize,
+    pub(super) deadline: Option<Instant>,
     /// What [`Unsent::taken`] is once the socket has all of it; known when all is sealed.
     pub(super) end: Option<u64>,
 }
@@ -55,6 +58,14 @@ pub(super) struct Unsent {
 impl Unsent {
     pub(super) fn waiting(&self) -> &[u8] {
         &self.bytes[self.start..]
+    }
+
+    /// Appends `bytes`.
+    pub(super) fn put(&mut self, bytes: Vec<u8>) {
+        match self.bytes.is_empty() {
+            true => self.bytes = bytes,
+            false => self.bytes.extend_from_slice(&bytes),
+        }
     }
 
     pub(super) fn took(&mut self, count: usize) {
@@ -85,12 +96,13 @@ impl Unsent {
 }
 
 impl Link {
-    pub(super) fn new(socket: OwnedFd, driver: Arc<Driver>, key: usize) -> Self {
+    pub(super) fn new(socket: OwnedFd, driver: Arc<Driver>, key: usize, room: bool) -> Self {
         Self {
             socket,
             driver,
             key,
             timer: None,
+            room,
         }
     }
 

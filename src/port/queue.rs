@@ -1,8 +1,11 @@
 //! The queue of completions, and those who wait for them.
 //!
+//! Where no thread of the port's drives, one of those who wait does, and the others wait for it:
+//! whoever leaves with a completion lets the next one drive.
+//!
 //! Invariants: it holds at most one completion for each operation that was started and each
 //! environment that was closed, and [`EVENTS`] events. After its end nothing is handed to a waiter, and
-//! everything that was not is handed to who ended it.
+//! everything that was not is handed to who ended it. Of those who wait at most one drives.
 
 use core::time::Duration;
 use std::collections::{HashMap, VecDeque};
@@ -28,6 +31,29 @@ struct State {
     /// Environments that are closed and not at their end, with the caller's tag.
     closing: HashMap<u64, u64>,
     destroyed: bool,
+    /// Threads that wait to be notified.
+    waiters: usize,
+    /// One of those who wait drives.
+    driving: bool,
+    /// Who drives, or looks at the port's descriptor, sleeps, and is to be woken by what is posted.
+    asleep: bool,
+}
+
+/// What one who waits does next, where no thread of the port's drives.
+pub(super) enum Next<'a> {
+    /// This has come.
+    Take(Completion),
+    /// Drive: nobody does.
+    Drive(Driving<'a>),
+}
+
+/// The right to drive, of one thread.
+pub(super) struct Driving<'a>(&'a Queue);
+
+impl Drop for Driving<'_> {
+    fn drop(&mut self) {
+        self.0.state().driving = false;
+    }
 }
 
 impl Queue {
@@ -39,10 +65,22 @@ impl Queue {
         self.state().destroyed
     }
 
-    /// Posts; after the end too, for who ended it.
-    pub(super) fn post(&self, completion: Completion) {
-        self.state().ready.push_back(completion);
-        self.posted.notify_one();
+    /// Posts; after the end too, for who ended it. Whether the driver is to be woken.
+    #[must_use = "a driver that sleeps has to be woken"]
+    pub(super) fn post(&self, completion: Completion) -> bool {
+        let state = self.state();
+        self.push(state, completion)
+    }
+
+    fn push(&self, mut state: MutexGuard<'_, State>, completion: Completion) -> bool {
+        state.ready.push_back(completion);
+        let asleep = core::mem::take(&mut state.asleep);
+        let waited_for = state.waiters > 0;
+        drop(state);
+        if waited_for {
+            self.posted.notify_one();
+        }
+        asleep
     }
 
     /// Makes place for an event that will be posted.
@@ -50,13 +88,11 @@ impl Queue {
         self.state().admit_event()
     }
 
-    /// Posts an event.
-    pub(super) fn post_event(&self, event: Completion) -> Result<(), Code> {
+    /// Posts an event. Whether the driver is to be woken.
+    pub(super) fn post_event(&self, event: Completion) -> Result<bool, Code> {
         let mut state = self.state();
         state.admit_event()?;
-        state.ready.push_back(event);
-        self.posted.notify_one();
-        Ok(())
+        Ok(self.push(state, event))
     }
 
     /// Remembers that an environment's end is to be told.
@@ -69,13 +105,15 @@ impl Queue {
         Ok(())
     }
 
-    /// Tells the end of an environment, if somebody is to be told.
+    /// Tells the end of an environment, if somebody is to be told. Whether the driver is to be
+    /// woken.
     //= spec/port.md#environment-end
-    pub(super) fn end(&self, environment: u64, sessions: u64) {
+    #[must_use = "a driver that sleeps has to be woken"]
+    pub(super) fn end(&self, environment: u64, sessions: u64) -> bool {
         let mut state = self.state();
-        if let Some(tag) = state.closing.remove(&environment) {
-            state.ready.push_back(ended(tag, sessions, None));
-            self.posted.notify_one();
+        match state.closing.remove(&environment) {
+            Some(tag) => self.push(state, ended(tag, sessions, None)),
+            None => false,
         }
     }
 
@@ -85,30 +123,87 @@ impl Queue {
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut state = self.state();
         loop {
-            if state.destroyed {
-                return Err(Code::PortDestroyed.into());
-            }
-            if let Some(completion) = state.ready.pop_front() {
-                if completion.operation == Operation::Event {
-                    state.events -= 1;
-                }
+            if let Some(completion) = state.take()? {
                 return Ok(completion);
             }
-            state = match until {
-                None => self
-                    .posted
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(until) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Err(Code::WaitTimeout.into());
-                    }
-                    let waited = self.posted.wait_timeout(state, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+            state = self.sleep(state, until)?;
         }
+    }
+
+    fn sleep<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        until: Option<Instant>,
+    ) -> Result<MutexGuard<'a, State>, Error> {
+        state.waiters += 1;
+        let mut state = match until {
+            None => self
+                .posted
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner),
+            Some(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    state.waiters -= 1;
+                    return Err(Code::WaitTimeout.into());
+                }
+                let waited = self.posted.wait_timeout(state, left);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        state.waiters -= 1;
+        Ok(state)
+    }
+
+    /// For one who waits where no thread of the port's drives: waits for what comes next. `looked`
+    /// once it has driven.
+    //= spec/port.md#drivers
+    pub(super) fn next(&self, until: Option<Instant>, looked: bool) -> Result<Next<'_>, Error> {
+        let mut state = self.state();
+        let next = loop {
+            match state.take() {
+                Ok(None) => {}
+                Ok(Some(completion)) => break Ok(Next::Take(completion)),
+                Err(destroyed) => break Err(destroyed.into()),
+            }
+            if looked && until.is_some_and(|until| until <= Instant::now()) {
+                break Err(Code::WaitTimeout.into());
+            }
+            if !state.driving {
+                state.driving = true;
+                return Ok(Next::Drive(Driving(self)));
+            }
+            // Out of time: who drives will let another.
+            state = self.sleep(state, until)?;
+        };
+        self.hand_over(&state);
+        next
+    }
+
+    /// Lets another who waits drive on.
+    fn hand_over(&self, state: &State) {
+        if state.waiters > 0 && !state.driving {
+            self.posted.notify_one();
+        }
+    }
+
+    /// Drives no more, after an error.
+    pub(super) fn stop_driving(&self, driving: Driving<'_>) {
+        drop(driving);
+        self.hand_over(&self.state());
+    }
+
+    /// Says that the driver will sleep, and is to be woken by what is posted; false when something
+    /// is there already.
+    pub(super) fn fall_asleep(&self) -> bool {
+        let mut state = self.state();
+        state.asleep = state.ready.is_empty() && !state.destroyed;
+        state.asleep
+    }
+
+    /// Says that the driver is awake, and looks by itself.
+    pub(super) fn wake_up(&self) {
+        self.state().asleep = false;
     }
 
     /// Ends it: from now on nobody waits. False when it was ended before.
@@ -132,6 +227,20 @@ impl Queue {
 }
 
 impl State {
+    fn take(&mut self) -> Result<Option<Completion>, Code> {
+        if self.destroyed {
+            return Err(Code::PortDestroyed);
+        }
+        let completion = self.ready.pop_front();
+        if completion
+            .as_ref()
+            .is_some_and(|completion| completion.operation == Operation::Event)
+        {
+            self.events -= 1;
+        }
+        Ok(completion)
+    }
+
     fn admit_event(&mut self) -> Result<(), Code> {
         if self.destroyed {
             return Err(Code::PortDestroyed);

@@ -1,19 +1,21 @@
 //! Sessions: one connection each, from its handshake to its end.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::attribute::target_name;
 use super::connection::Connection;
-use super::driver::SCRATCH;
-use super::environment;
+use super::driver::me;
+use super::held::{Common, Core};
 use super::pending::{Handshake, Link, Receive, Send};
 use super::shake::Shake;
-use super::{Attribute, Code, Completion, Environment, Error, Live, Operation};
+use super::{Attribute, Code, Environment, Error, Live, Operation};
 use crate::context::{Facts, Role};
 use crate::establish::Standing;
 use crate::exit::SessionIdentifier;
+use crate::record::Alert;
 
 /// Most bytes that one receive takes.
 pub const RECEIVE_LIMIT: usize = 16 << 20;
@@ -55,24 +57,6 @@ impl Drop for Handle {
         if self.0.common.environment.port.here().is_ok() {
             self.0.close();
         }
-    }
-}
-
-/// A session as its driver holds it.
-pub(super) struct Core {
-    common: Common,
-    connection: Mutex<Connection>,
-}
-
-/// What of a session does not change.
-pub(super) struct Common {
-    pub(super) environment: Arc<environment::Common>,
-    id: u64,
-}
-
-impl Common {
-    pub(super) fn post(&self, completion: Completion) {
-        self.environment.port.queue.post(completion);
     }
 }
 
@@ -133,14 +117,16 @@ impl Session {
     pub fn open(environment: &Environment) -> Result<Self, Error> {
         environment.0.port.check()?;
         let settings = environment.0.enter()?;
-        let common = Common {
-            environment: environment.0.clone(),
-            id: environment.0.port.draw(),
-        };
-        Ok(Self(Arc::new(Handle(Arc::new(Core {
-            common,
+        let core = Arc::new_cyclic(|core| Core {
+            common: Common {
+                environment: environment.0.clone(),
+                core: core.clone(),
+                id: environment.0.port.draw(),
+            },
             connection: Mutex::new(Connection::new(settings)),
-        })))))
+            looking: AtomicUsize::new(0),
+        });
+        Ok(Self(Arc::new(Handle(core))))
     }
 
     /// Overrides an attribute, for this session alone.
@@ -200,9 +186,10 @@ impl Session {
             deadline: Instant::now() + settings.handshake_timeout,
         });
         connection.state = SessionState::Handshaking;
-        // The driver is told of the socket at once, and begins when this lock is released.
+        // The driver may be told of the socket at once, and begins when this lock is released.
         let driver = port.driver(core.common.id);
-        let key = match driver.add(core, socket.as_fd()) {
+        let first = connection.shake.speaks_first();
+        let key = match driver.add(core, socket.as_fd(), first) {
             Ok(Some(key)) => key,
             answer => {
                 connection.shake = Shake::Over;
@@ -217,8 +204,13 @@ impl Session {
                 });
             }
         };
-        connection.link = Some(Link::new(socket, driver, key));
+        connection.link = Some(Link::new(socket, driver, key, first));
+        connection.take_place(&core.common);
         connection.arm();
+        if port.is_driven_by_waiters() {
+            // Who will drive is here: most peers that connect have spoken already.
+            core.advance_here(connection);
+        }
         Ok(())
     }
 
@@ -265,6 +257,7 @@ impl Session {
             Err(error) => return Err(NotSent { error, data }),
         };
         let limit = connection.settings.unsent_limit;
+        let patience = connection.settings.send_timeout;
         let pending: usize = connection.sends.iter().map(|send| send.data.len()).sum();
         let refused = match data.len() {
             0 => Some(Code::BadBuffer),
@@ -281,6 +274,7 @@ impl Session {
             session: self.clone(),
             data,
             sealed: 0,
+            deadline: patience.map(|patience| Instant::now() + patience),
             end: None,
         });
         core.advance_here(connection);
@@ -328,7 +322,23 @@ impl Session {
         if connection.state == SessionState::Closed {
             return Err(Code::InvalidState.into());
         }
-        connection.close(&core.common);
+        connection.close(&core.common, None);
+        Ok(())
+    }
+
+    /// Closes an established session whose peer the application does not let in: as
+    /// [`Session::close`], but the peer is told a fatal alert. In message framing, which has no
+    /// alerts once it is established, it is told the end.
+    ///
+    /// # Errors
+    /// [`Code::InvalidState`] unless it is established.
+    //= spec/port.md#abort
+    pub fn abort(&self, alert: Alert) -> Result<(), Error> {
+        let (core, mut connection) = self.locked()?;
+        if connection.state != SessionState::Established {
+            return Err(Code::InvalidState.into());
+        }
+        connection.close(&core.common, Some(alert));
         Ok(())
     }
 
@@ -370,7 +380,7 @@ impl Session {
     //= spec/port.md#session-cache
     pub fn drop_from_cache(&self) -> Result<bool, Error> {
         let (core, connection) = self.locked()?;
-        let cache = core.common.environment.cache();
+        let cache = core.common.environment.cache(&connection.settings);
         match (cache, &connection.resumable) {
             (Some(cache), Some(resumable)) => {
                 cache.forget(resumable);
@@ -397,14 +407,27 @@ impl Session {
         Some(connection.live.as_ref()?.session())
     }
 
-    /// Looks at what is known of the context. `look` must not use the session.
+    /// Looks at what is known of the context. In `look` every call of this session answers
+    /// [`Code::InvalidState`]; what answers no error, the closed state and nothing pending.
     ///
     /// # Errors
     /// [`Code::InvalidState`] unless it is established.
+    //= spec/port.md#callbacks
     pub fn facts<T>(&self, look: impl FnOnce(&Facts) -> T) -> Result<T, Error> {
-        let (_, connection) = self.locked()?;
+        /// Nobody looks any more, however it ended.
+        struct Looking<'a>(&'a AtomicUsize);
+        impl Drop for Looking<'_> {
+            fn drop(&mut self) {
+                self.0.store(0, Ordering::Relaxed);
+            }
+        }
+        let (core, connection) = self.locked()?;
         match &connection.live {
-            Some(live) if connection.state == SessionState::Established => Ok(look(live.facts())),
+            Some(live) if connection.state == SessionState::Established => {
+                core.looking.store(me(), Ordering::Relaxed);
+                let _looking = Looking(&core.looking);
+                Ok(look(live.facts()))
+            }
             _ => Err(Code::InvalidState.into()),
         }
     }
@@ -426,6 +449,9 @@ impl Session {
     fn locked(&self) -> Result<(&Arc<Core>, MutexGuard<'_, Connection>), Error> {
         let core = &self.0.0;
         core.common.environment.port.here()?;
+        if core.looking.load(Ordering::Relaxed) == me() {
+            return Err(Code::InvalidState.into());
+        }
         Ok((core, core.connection()))
     }
 
@@ -442,77 +468,5 @@ impl Session {
 impl core::fmt::Debug for Session {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_tuple("Session").field(&self.id()).finish()
-    }
-}
-
-impl Connection {
-    /// Operations of a kind that are pending.
-    fn pending(&self, operation: Operation) -> usize {
-        match operation {
-            Operation::Handshake => usize::from(self.handshake.is_some()),
-            Operation::Receive => usize::from(self.receive.is_some()),
-            Operation::Send => self.sends.len(),
-            Operation::Event | Operation::Ended => 0,
-        }
-    }
-}
-
-impl Core {
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Does what can be done now, for the driver. Whether there is more for another turn.
-    pub(super) fn advance(&self, ends: bool, scratch: &mut [u8]) -> bool {
-        self.connection().advance(&self.common, ends, scratch)
-    }
-
-    /// Does what can be done now, for the caller, who has the lock.
-    fn advance_here(&self, mut connection: MutexGuard<'_, Connection>) {
-        let mut scratch = [0; SCRATCH];
-        if connection.advance(&self.common, false, &mut scratch)
-            && let Some(link) = &connection.link
-        {
-            link.driver.go_on(link.key);
-        }
-    }
-
-    pub(super) fn expire(&self, now: Instant) {
-        self.connection().expire(&self.common, now);
-    }
-
-    fn close(&self) {
-        let mut connection = self.connection();
-        if connection.state != SessionState::Closed {
-            connection.close(&self.common);
-        }
-    }
-
-    /// The port is destroyed: what is pending is over, and there is no driver any more.
-    //= spec/port.md#destroy
-    pub(super) fn orphan(&self) {
-        let mut connection = self.connection();
-        if connection.state == SessionState::Handshaking {
-            connection.break_off(&self.common, Code::PortDestroyed);
-        }
-        connection.abandon(&self.common, &Code::PortDestroyed.into());
-        if matches!(
-            connection.state,
-            SessionState::Failed | SessionState::Closed
-        ) {
-            connection.dismiss();
-        }
-        connection.leave(&self.common);
-    }
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        // One that lingered when its port was destroyed.
-        if self.common.environment.port.here().is_ok() && self.connection().counted {
-            self.common.environment.leave();
-        }
     }
 }

@@ -84,14 +84,9 @@ impl Shake {
         }
     }
 
-    /// Says what this side says first, if it does.
-    pub(super) fn begin(&mut self, domain: &Domain, out: &mut Vec<u8>) -> Result<(), Error> {
-        let first = match self {
-            Self::InitiateRecord(_) | Self::InitiateMessage(..) => self.step(&[], domain, out)?,
-            _ => None,
-        };
-        debug_assert!(first.is_none(), "the acceptor has to speak");
-        Ok(())
+    /// Whether this side speaks first: it is fed with nothing then.
+    pub(super) fn speaks_first(&self) -> bool {
+        matches!(self, Self::InitiateRecord(_) | Self::InitiateMessage(..))
     }
 
     /// Takes what came in, and appends what is to be sent to `out`, also on an error: an alert

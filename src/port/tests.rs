@@ -9,7 +9,7 @@ use super::*;
 use crate::context::Role;
 use crate::cred::AcceptorCredential;
 use crate::crypto::Suite;
-use crate::establish::{Attempt, Decision, Framing, Presented, Verdict};
+use crate::establish::{AcceptorConfig, Attempt, Decision, Framing, Presented, Verdict};
 use crate::ledger::Domain;
 
 /// A good value of each attribute, and bad ones as far as one alone can be bad.
@@ -101,6 +101,29 @@ fn values(key: Key) -> (Attribute, Vec<Attribute>) {
             let passwords =
                 |attempts| A::Passwords(Arc::new(|_: &Attempt<'_>| Verdict::Deny), attempts);
             (passwords(16), vec![passwords(0), passwords(17)])
+        }
+        Key::SendTimeout => (
+            A::SendTimeout(Some(WEEK)),
+            vec![
+                A::SendTimeout(Some(Duration::ZERO)),
+                A::SendTimeout(Some(WEEK + MS)),
+            ],
+        ),
+        Key::MakeRoomAfter => (
+            A::MakeRoomAfter(Some(MS)),
+            vec![
+                A::MakeRoomAfter(Some(Duration::ZERO)),
+                A::MakeRoomAfter(Some(HOUR + MS)),
+            ],
+        ),
+        Key::Configuration => {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::new(vec!["mail.example".into()]).unwrap();
+            let chain = params.self_signed(&key).unwrap().pem();
+            let key = key.serialize_pem();
+            let credential = AcceptorCredential::from_pem(chain.as_bytes(), key.as_bytes());
+            let config = AcceptorConfig::builder(credential.unwrap()).build();
+            (A::Configuration(Arc::new(config.unwrap())), vec![])
         }
         Key::Lifetime => (
             A::Lifetime(Some(HOUR)),

@@ -25,7 +25,18 @@ pub(super) enum Role {
     /// Accepts, and makes handshakes.
     Handshaker,
     /// Forks sessions of a built-in kind, which keep what it gives up.
-    Zygote,
+    Zygote(Becomes),
+}
+
+/// Whom sessions that are forked here become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Becomes {
+    /// Nobody else: there is no right to.
+    Nobody,
+    /// Other users, but never root.
+    Users,
+    /// Any user: the configuration has a session that is root.
+    Anyone,
 }
 
 /// What the kernel has not.
@@ -194,7 +205,7 @@ const OF_FAULTS: &[libc::c_long] = &[];
 fn filter(role: Role, needs_proc: bool) -> Result<BpfProgram, Refused> {
     let of_role = match role {
         Role::Handshaker => OF_HANDSHAKER,
-        Role::Zygote => OF_ZYGOTE,
+        Role::Zygote(_) => OF_ZYGOTE,
     };
     let refused = refused::<seccompiler::BackendError>("seccomp");
     let calls = ALWAYS
@@ -212,11 +223,12 @@ fn filter(role: Role, needs_proc: bool) -> Result<BpfProgram, Refused> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![without(2, executable).map_err(&refused)?]);
     }
-    if role == Role::Zygote {
+    if let Role::Zygote(becomes) = role {
         rules.insert(
             libc::SYS_clone,
             vec![without(0, NAMESPACES).map_err(&refused)?],
         );
+        rules.extend(of_becoming(becomes).map_err(&refused)?);
     }
     let only = |argument, values: &[u64]| {
         let is = |value| exactly(argument, value);
@@ -242,6 +254,43 @@ fn filter(role: Role, needs_proc: bool) -> Result<BpfProgram, Refused> {
     SeccompFilter::new(rules, otherwise, SeccompAction::Allow, arch)
         .and_then(BpfProgram::try_from)
         .map_err(&refused)
+}
+
+/// What a session does to become its user, and to be held to its allowance.
+fn of_becoming(
+    becomes: Becomes,
+) -> Result<Vec<(i64, Vec<SeccompRule>)>, seccompiler::BackendError> {
+    // Of its own limits: hard ones are lowered for good.
+    let mut rules = vec![(libc::SYS_prlimit64, vec![exactly(0, 0)?])];
+    if becomes != Becomes::Nobody {
+        let not_root = |argument| {
+            SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0)
+        };
+        let users = match becomes {
+            Becomes::Anyone => Vec::new(),
+            _ => vec![SeccompRule::new(vec![
+                not_root(0)?,
+                not_root(1)?,
+                not_root(2)?,
+            ])?],
+        };
+        let dumpable = u64::from(libc::PR_SET_DUMPABLE.unsigned_abs());
+        rules.extend([
+            (libc::SYS_setresuid, users),
+            (libc::SYS_setresgid, Vec::new()),
+            (libc::SYS_setgroups, Vec::new()),
+            (libc::SYS_capset, Vec::new()),
+            (libc::SYS_prctl, vec![exactly(0, dumpable)?]),
+        ]);
+    }
+    #[allow(
+        clippy::useless_conversion,
+        reason = "not 64 bits long on every machine"
+    )]
+    let rules = rules
+        .into_iter()
+        .map(|(call, rules)| (i64::from(call), rules));
+    Ok(rules.collect())
 }
 
 /// What `fcntl` may do: nothing that has a signal sent, or a file locked.

@@ -4,6 +4,7 @@
 //! unauthenticated strangers send. A context stays in it for no longer than it takes to export.
 //! Taken over, it can make contexts in anybody's name; it has no running session's keys.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,19 +13,21 @@ use std::time::{Duration, Instant};
 use serde_bytes::ByteBuf;
 
 use crate::ledger::Domain;
+use crate::port::{self, Completion, Live, Operation, Port, Readiness, Watch};
 use crate::session::about::About;
 use crate::session::channel::Channel;
 use crate::session::log;
 use crate::session::parcel::{Introduction, Parcel, Sealed};
+use crate::sys::process::{self, Keep};
 use crate::transfer::Export;
 
-use super::confine::{Role, confine};
-use super::handshake::{Live, Policy};
+use super::confine::{Missing, Role, confine};
+use super::limits::{self, Limits};
 use super::link::{Broken, Link};
-use super::poller::{Keys, Poller};
-use super::reception::{Established, Reception};
+use super::reception::{Established, Policy, Reception, Room};
 use super::tally::Handshakes;
 use super::telling::{FromHandshaker, ToHandshaker};
+use super::users::Users;
 
 /// How long a session's process has to import its context.
 const IMPORT_LIMIT: Duration = Duration::from_secs(30);
@@ -38,17 +41,20 @@ pub(super) struct Handshaker {
     /// Its connection to the keeper.
     pub(super) keeper: OwnedFd,
     pub(super) link: Link,
+    /// Whom it becomes, where it can.
+    pub(super) users: Option<Users>,
+    pub(super) limits: Limits,
 }
 
+/// What the link to the supervisor has become ready for, and the listener, under these tags.
+const LINK: u64 = 1;
+
 struct Running {
-    poller: Poller,
-    keys: Keys,
-    listener: u64,
+    port: Port,
     reception: Reception,
-    link: Link,
-    link_key: u64,
-    accepting: bool,
-    domain: Domain,
+    link: Watch<Link>,
+    /// What the supervisor has said of it.
+    room: Room,
     /// When the supervisor was last told what was counted, and how many were in progress then.
     told: (Instant, usize),
     /// Log lines lost that it was told of.
@@ -63,11 +69,16 @@ impl Handshaker {
             Ok(policy) => policy,
             Err(text) => return fail(self.link, text),
         };
-        //= spec/processes.md#confine
-        match confine(Role::Handshaker) {
+        // Before it is confined: what the port is made of needs system calls that it does not.
+        let port = match Port::driven_by_waiters() {
+            Ok(port) => port,
+            Err(error) => return fail(self.link, error.to_string()),
+        };
+        // The private key is read: from here on it is nobody in particular.
+        match give_up(self.users.as_ref(), self.limits) {
             Ok(missing) if missing.is_anything() => log::line(format_args!("{missing}")),
             Ok(_) => {}
-            Err(refused) => return fail(self.link, refused.to_string()),
+            Err(text) => return fail(self.link, text),
         }
         // What can fail for reasons of its own has passed: the keeper may be another server's still.
         if self.link.send(&FromHandshaker::Loaded, Vec::new()).is_err() {
@@ -77,10 +88,12 @@ impl Handshaker {
             Ok(domain) => domain,
             Err(error) => return fail(self.link, error.to_string()),
         };
-        let (listener, link) = (self.listener, self.link);
-        let ended = Running::new(listener, link, domain, policy).and_then(Running::run);
-        if let Err(error) = ended {
-            log::line(format_args!("handshaker: {error}"));
+        let (listener, link, limits) = (self.listener, self.link, self.limits);
+        let running = Running::new(port, listener, link, &domain, policy, limits);
+        match running.and_then(Running::run) {
+            // A supervisor that is gone hears nothing, and nobody needs to.
+            Ok(()) | Err(Ended::Link(Broken::Gone)) => {}
+            Err(error) => log::line(format_args!("handshaker: {error}")),
         }
     }
 }
@@ -90,63 +103,78 @@ fn fail(mut link: Link, text: String) {
     let _ = link.send(&FromHandshaker::Failed { text }, Vec::new());
 }
 
+//= spec/processes.md#confine
+fn give_up(users: Option<&Users>, limits: Limits) -> Result<Missing, String> {
+    if let Some(users) = users {
+        // Secrets stay locked in memory, whosever they are.
+        process::lift_lock_limit()
+            .and_then(|()| users.handshaker.become_it(Keep::Nothing))
+            .map_err(|error| format!("the handshaker's user: {error}"))?;
+    }
+    limits::hold_handshaker(limits.handshakes)
+        .map_err(|error| format!("the handshaker's limits: {error}"))?;
+    confine(Role::Handshaker).map_err(|refused| refused.to_string())
+}
+
 impl Running {
     fn new(
+        port: Port,
         listener: TcpListener,
         mut link: Link,
-        domain: Domain,
+        domain: &Domain,
         policy: Policy,
-    ) -> Result<Self, Broken> {
-        let poller = Poller::new().map_err(Broken::System)?;
-        let mut keys = Keys::default();
-        let (key, link_key) = (keys.draw(), keys.draw());
-        let reception = Reception::new(listener, policy, key, &poller).map_err(Broken::System)?;
+        limits: Limits,
+    ) -> Result<Self, Ended> {
+        let reception = Reception::new(&port, domain, listener, policy, limits)?;
         link.send(&FromHandshaker::Ready, Vec::new())?;
-        link.watch(link_key, &poller).map_err(Broken::System)?;
-        Ok(Self {
-            poller,
-            keys,
-            listener: key,
+        let mut running = Self {
+            link: Watch::open(&port, link)?,
+            port,
             reception,
-            link,
-            link_key,
-            accepting: true,
-            domain,
+            room: Room::Now,
             told: (Instant::now(), 0),
             log_lost: log::lost(),
-        })
+        };
+        running.link.start(Readiness::Read, LINK)?;
+        running.watch_room()?;
+        Ok(running)
     }
 
     //= spec/processes.md#end
-    fn run(mut self) -> Result<(), Broken> {
+    fn run(mut self) -> Result<(), Ended> {
         loop {
-            let due = self.reception.next_due().into_iter();
-            let due = due.chain(self.tally_due()).min();
+            let due = self.tally_due();
             let limit = due.map(|due| due.saturating_duration_since(Instant::now()));
-            let ready = self.poller.wait(limit).map_err(Broken::System)?;
-            let mut accept = false;
-            for &(key, _) in &ready {
-                if key == self.listener {
-                    accept = true;
-                } else if key == self.link_key {
-                    match self.obey() {
-                        Ok(true) => {}
-                        Ok(false) | Err(Broken::Gone) => return Ok(()),
-                        Err(error) => return Err(error),
-                    }
-                } else {
-                    self.advance(key)?;
+            let done = match self.port.wait(limit) {
+                Err(error) if error.code() == port::Code::WaitTimeout => {
+                    self.tell_tally()?;
+                    self.watch_room()?;
+                    continue;
+                }
+                done => done?,
+            };
+            match (done.operation, done.tag) {
+                (Operation::Handshake, _) => self.over(done)?,
+                (Operation::Ready, LINK) if done.value == Readiness::Write.number() => {
+                    self.link.get_mut().flush()?;
+                }
+                (Operation::Ready, LINK) => match self.obey() {
+                    Ok(true) => self.link.start(Readiness::Read, LINK)?,
+                    Ok(false) => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                },
+                // The listener is ready, or its pause over.
+                _ => {
+                    // What the supervisor does not take now waits in the kernel.
+                    let room = match self.link.get_ref().is_full() {
+                        true => Room::Soon,
+                        false => self.room,
+                    };
+                    self.reception.accept(room, &self.port)?;
                 }
             }
-            self.reception.expire(&self.poller);
-            self.reception.resume(&self.poller);
-            if accept {
-                self.accept()?;
-            }
             self.tell_tally()?;
-            self.link
-                .watch_again(self.link_key, &self.poller)
-                .map_err(Broken::System)?;
+            self.watch_room()?;
         }
     }
 
@@ -155,7 +183,7 @@ impl Running {
         let (told, in_progress) = self.told;
         let changed = self.reception.tally != Handshakes::default()
             || self.reception.in_progress() != in_progress;
-        (changed && !self.link.is_full()).then(|| told + TELL_EVERY)
+        (changed && !self.link.get_ref().is_full()).then(|| told + TELL_EVERY)
     }
 
     //= spec/control.md#counts
@@ -172,29 +200,26 @@ impl Running {
         tally.log_lost = lost - std::mem::replace(&mut self.log_lost, lost);
         self.told = (Instant::now(), in_progress);
         let message = FromHandshaker::Tally(Box::new(tally));
-        self.link.send(&message, Vec::new())
+        self.link.get_mut().send(&message, Vec::new())
     }
 
-    fn accept(&mut self) -> Result<(), Broken> {
-        // What the supervisor does not take, and what it has no room for, waits in the kernel.
-        let room = match self.accepting && !self.link.is_full() {
-            true => usize::MAX,
-            false => 0,
-        };
-        for key in self.reception.accept(room, &self.poller, &mut self.keys) {
-            self.advance(key)?;
+    /// Waits for room, where messages wait for it.
+    fn watch_room(&mut self) -> Result<(), Ended> {
+        if self.link.get_ref().is_full() && !self.link.is_pending(Readiness::Write) {
+            self.link.start(Readiness::Write, LINK)?;
         }
         Ok(())
     }
 
     /// Does what the supervisor says; false when that is to end.
     fn obey(&mut self) -> Result<bool, Broken> {
-        self.link.flush()?;
-        while let Some((order, _)) = self.link.receive::<ToHandshaker>()? {
+        while let Some((order, _)) = self.link.get_mut().receive::<ToHandshaker>()? {
             match order {
-                ToHandshaker::Accept { yes } => self.accepting = yes,
+                ToHandshaker::Accept { yes: true } => self.room = Room::Now,
+                ToHandshaker::Accept { yes: false } => self.room = Room::Soon,
+                ToHandshaker::Full => self.room = Room::None,
                 ToHandshaker::Stop => {
-                    self.reception.close(&self.poller);
+                    self.reception.close();
                     self.tell_tally_now()?;
                     return Ok(false);
                 }
@@ -203,14 +228,13 @@ impl Running {
         Ok(true)
     }
 
-    fn advance(&mut self, key: u64) -> Result<(), Broken> {
-        let established = self.reception.advance(key, &self.domain, &self.poller);
+    fn over(&mut self, done: Completion) -> Result<(), Broken> {
         let Some(Established {
             live,
             socket,
             remote,
             unsent,
-        }) = established
+        }) = self.reception.over(done)
         else {
             return Ok(());
         };
@@ -219,7 +243,7 @@ impl Running {
             remote,
             unsent,
         };
-        let parcel = match *live {
+        let parcel = match live {
             Live::Record(context) => connection.pack(context, Sealed::Record),
             Live::Message(messages) => connection.pack(messages, Sealed::Message),
         };
@@ -239,7 +263,36 @@ impl Running {
             introduction,
             parcel: ByteBuf::from(bytes),
         };
-        self.link.send(&delivery, vec![parcel.socket.into()])
+        self.link
+            .get_mut()
+            .send(&delivery, vec![parcel.socket.into()])
+    }
+}
+
+/// Why the handshaker ends.
+enum Ended {
+    Link(Broken),
+    Port(port::Error),
+}
+
+impl From<Broken> for Ended {
+    fn from(broken: Broken) -> Self {
+        Self::Link(broken)
+    }
+}
+
+impl From<port::Error> for Ended {
+    fn from(error: port::Error) -> Self {
+        Self::Port(error)
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(broken) => broken.fmt(f),
+            Self::Port(error) => error.fmt(f),
+        }
     }
 }
 

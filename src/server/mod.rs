@@ -5,9 +5,10 @@
 //! |---|---|
 //! | [`state`], [`identity`], [`passwords`] | what is kept between two starts, and who gets in |
 //! | `supervisor`, `sessions`, `subprocess` | the process table: what runs, how it ends, the release of each |
-//! | `handshaker`, [`reception`], [`handshake`] | accepting, and the handshakes in progress |
+//! | `handshaker`, [`reception`] | accepting, and the handshakes in progress, on [`crate::port`] |
 //! | `zygote` | forking a process for each session |
 //! | `confine` | what each process gives up before it meets a peer |
+//! | [`users`], [`limits`], [`gate`] | whose each process is, and how much there may be |
 //! | `link`, `telling` | what these processes tell each other |
 //! | [`takeover`] | one server after another |
 //! | [`service`] | what a service manager passes, and is told |
@@ -18,12 +19,14 @@
 //! finished one becomes a context, which is exported at once; the process forked for it imports
 //! it, from then on owns it, and tells the supervisor how it went.
 
+pub mod accounts;
 mod confine;
 pub mod control;
-pub mod handshake;
+pub mod gate;
 mod handshaker;
-mod link;
 pub mod identity;
+pub mod limits;
+mod link;
 pub mod passwords;
 pub mod poller;
 pub mod reception;
@@ -35,6 +38,7 @@ mod supervisor;
 pub mod takeover;
 pub mod tally;
 mod telling;
+pub mod users;
 mod zygote;
 
 use std::fmt;
@@ -42,15 +46,18 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use crate::ledger;
-use crate::ledger::keeper::Keeper;
-use crate::session::drive::Hops;
+use crate::ledger::keeper::{Keeper, Options};
+use crate::session::drive::{Hops, Patience};
 use crate::session::job::Kind;
 use crate::session::log;
 use crate::succession::Program;
 use crate::sys::process::Signal;
 use crate::sys::signal::Watch;
 
-pub use handshake::Policy;
+use limits::{Allowance, Limits};
+use users::Users;
+
+pub use reception::Policy;
 pub use supervisor::Role;
 pub use takeover::Predecessor;
 
@@ -81,8 +88,14 @@ pub struct Terms {
     pub kind: Kind,
     /// Hops of each session after the first.
     pub hops: Hops,
-    /// Sessions at once.
-    pub sessions: usize,
+    /// How much there may be at once.
+    pub limits: Limits,
+    /// Whom processes become; none where they stay whose this one is.
+    pub users: Option<Users>,
+    /// How long a session lasts.
+    pub patience: Patience,
+    /// What it may have.
+    pub allowance: Allowance,
     /// How the log is written.
     pub log: log::Form,
 }
@@ -165,10 +178,7 @@ impl Server {
         listener.set_nonblocking(true).map_err(refused)?;
         let domain = match predecessor {
             Some(predecessor) => Kept::After(predecessor),
-            None => {
-                let keeper = Keeper::new(&supervisor::KEPT).map_err(Error::Ledger)?;
-                Kept::New(Box::new(keeper))
-            }
+            None => Kept::New(Box::new(keeper(&terms)?)),
         };
         let mut signals = vec![Signal::TERM, Signal::INT, Signal::CHILD, Signal::USR2];
         signals.extend(reload.as_ref().map(|_| Signal::HUP));
@@ -223,4 +233,16 @@ impl Serving {
     pub fn run(self) -> Result<Role, Error> {
         self.0.run()
     }
+}
+
+/// The keeper of a new domain.
+fn keeper(terms: &Terms) -> Result<Keeper, Error> {
+    let handshakes = u32::try_from(terms.limits.handshakes).unwrap_or(u32::MAX);
+    let options = Options {
+        // Delivered by one handshaker, and not imported yet: two for each place are kept, once more
+        // for another after it.
+        quota: supervisor::KEPT.quota.max(handshakes.saturating_mul(4)),
+        ..supervisor::KEPT
+    };
+    Keeper::new(&options).map_err(Error::Ledger)
 }

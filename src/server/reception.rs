@@ -1,55 +1,88 @@
-//! Accepting connections, and the handshakes in progress.
+//! Accepting connections, and their handshakes, on a completion port that this thread drives.
 //!
-//! Invariants: at most [`MOST_HANDSHAKES`] at once; each is over, well or not, within
-//! [`HANDSHAKE_LIMIT`]; what the machine has no room for waits in the kernel's queue, without this
-//! process turning.
+//! Invariants: at most so many at once as the limits say; each is over, well or not, within
+//! [`HANDSHAKE_LIMIT`], and its connection 2 seconds later; what the machine has no room for waits
+//! in the kernel's queue, without this process turning.
+//!
+//! SECURITY: the port bounds what strangers can make this process hold. Nothing of what a peer
+//! sends reaches the log but through [`Error::reason`], which is printable.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll::EventFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
+use crate::establish::AcceptorConfig;
 use crate::ledger::Domain;
+use crate::port::{
+    Attribute, Code, Completion, Environment, Error, Live, Operation, Parts, Port, Readiness,
+    Session, Watch,
+};
+use crate::record::Alert;
 use crate::session::log;
+use crate::status::Minor;
 
-use super::handshake::Reason;
-use super::handshake::{Handshake, Live, Policy, Progress};
-use super::poller::{Keys, Poller};
-use super::tally::Handshakes;
+use super::gate::{Closed, Gate};
+use super::limits::{Limits, Over};
+use super::tally::{Handshakes, Refused};
 
-/// Handshakes in progress at once.
-pub const MOST_HANDSHAKES: usize = 1024;
-/// A handshake must be done this long after its connection was accepted, its refusal included.
+/// The most handshakes in progress at once, whatever the limits say: a port has no more sessions.
+const MOST_HANDSHAKES: usize = 1_000_000;
+/// A handshake must be done this long after its connection was accepted.
 pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// When no more handshakes may begin, one that has taken so long makes room.
 const FAIR: Duration = Duration::from_secs(1);
 /// How long the listener is left alone when there is no room.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Connections accepted in one turn of the loop.
+/// Connections accepted in a row, before others get their turn.
 const AT_ONCE: usize = 64;
 
-/// The listener and the handshakes.
+/// Who gets in.
+#[derive(Clone)]
+pub struct Policy {
+    /// How contexts are established, in either framing.
+    pub config: Arc<AcceptorConfig>,
+    /// Whether clients that prove nothing get in, in record framing too: there the configuration
+    /// asks for certificates only, and a password has no place.
+    pub anonymous: bool,
+}
+
+/// The listener and the handshakes. Its completions have tags of its own.
 pub struct Reception {
-    /// None once nothing more is accepted.
-    listener: Option<TcpListener>,
-    key: u64,
-    policy: Policy,
-    handshakes: HashMap<u64, Handshake>,
-    /// Handshakes in the order in which they began; those that are over are passed over.
-    order: VecDeque<(Instant, u64)>,
-    /// The listener is left alone until then.
-    paused: Option<Instant>,
+    listener: Watch<TcpListener>,
+    environment: Environment,
+    anonymous: bool,
+    limits: Limits,
+    gate: Gate,
+    /// For the next connection.
+    place: Option<Session>,
+    /// The peers of the handshakes in progress, and since when, under their tags.
+    peers: HashMap<u64, (SocketAddr, Instant)>,
+    drawn: u64,
     /// What was counted, until it is taken from here.
     pub tally: Handshakes,
+}
+
+/// Whether there is room for a connection beyond the handshakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is.
+    Now,
+    /// There may be, here or with another handshaker: what comes waits.
+    Soon,
+    /// There are as many sessions as there may be.
+    None,
 }
 
 /// A handshake that came to its good end.
 pub struct Established {
     /// The context.
-    pub live: Box<Live>,
+    pub live: Live,
     /// The connection.
     pub socket: TcpStream,
     /// The peer's address.
@@ -59,232 +92,245 @@ pub struct Established {
 }
 
 impl Reception {
-    /// Waits for connections, told under `key`.
+    /// Waits for connections.
+    ///
+    /// # Errors
+    /// The port's.
     pub fn new(
+        port: &Port,
+        domain: &Domain,
         listener: TcpListener,
         policy: Policy,
-        key: u64,
-        poller: &Poller,
-    ) -> std::io::Result<Self> {
-        poller.add(&listener, key, EventFlags::IN)?;
-        Ok(Self {
-            listener: Some(listener),
-            key,
-            policy,
-            handshakes: HashMap::new(),
-            order: VecDeque::new(),
-            paused: None,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        let limits = Limits {
+            handshakes: limits.handshakes.min(MOST_HANDSHAKES),
+            ..limits
+        };
+        let environment = Environment::open(port, domain)?;
+        for attribute in [
+            Attribute::Configuration(policy.config),
+            // The first byte tells.
+            Attribute::Framing(None),
+            Attribute::HandshakeTimeout(HANDSHAKE_LIMIT),
+            Attribute::SessionLimit(limits.handshakes),
+            Attribute::MakeRoomAfter(Some(FAIR)),
+        ] {
+            environment.set(attribute)?;
+        }
+        environment.init()?;
+        let reception = Self {
+            listener: Watch::open(port, listener)?,
+            environment,
+            anonymous: policy.anonymous,
+            gate: Gate::new(limits.rate),
+            limits,
+            place: None,
+            peers: HashMap::new(),
+            drawn: 0,
             tally: Handshakes::default(),
-        })
-    }
-
-    /// Who gets in, of those whose handshakes begin from now on.
-    pub fn set_policy(&mut self, policy: Policy) {
-        self.policy = policy;
+        };
+        reception.listen()?;
+        Ok(reception)
     }
 
     /// Handshakes that have begun and not ended.
     pub fn in_progress(&self) -> usize {
-        self.handshakes.len()
+        self.peers.len()
     }
 
-    /// When something is due although nothing happens.
-    pub fn next_due(&self) -> Option<Instant> {
-        let handshake = self
-            .order
-            .front()
-            .map(|(began, _)| *began + HANDSHAKE_LIMIT);
-        handshake.into_iter().chain(self.paused).min()
+    /// Waits for a connection, which is told by [`Operation::Ready`].
+    fn listen(&self) -> Result<(), Error> {
+        self.listener.start(Readiness::Read, 0)
     }
 
-    /// Accepts what is waiting, at most as many as there is `room` for, and answers the new keys,
-    /// which are to be advanced: most clients have spoken by the time they are accepted.
-    pub fn accept(&mut self, room: usize, poller: &Poller, keys: &mut Keys) -> Vec<u64> {
-        let mut accepted = Vec::new();
-        while self.paused.is_none() && accepted.len() < AT_ONCE {
-            if accepted.len() >= room {
-                self.pause(poller);
-                break;
-            }
-            if !self.has_place(poller) {
-                self.tally.limits.handshakes += 1;
-                self.pause(poller);
-                break;
-            }
-            let Some(listener) = &self.listener else {
-                break;
+    /// Leaves the listener alone for a while, instead of being told again and again. The end of
+    /// that is told by [`Operation::Event`].
+    fn pause(&self, port: &Port) -> Result<(), Error> {
+        port.post_after(PAUSE, 0, 0)
+    }
+
+    /// Accepts what is waiting, as far as there is `room`, and goes on waiting: to be called when the
+    /// listener is ready, or its pause is over. What is over a limit waits or is refused, as the
+    /// limits say.
+    ///
+    /// # Errors
+    /// The port's.
+    //= spec/processes.md#handshakes
+    //= spec/processes.md#limits
+    pub fn accept(&mut self, room: Room, port: &Port) -> Result<(), Error> {
+        for _ in 0..AT_ONCE {
+            let place = match room {
+                // A slow handshake makes room for somebody, not for nobody.
+                Room::Now if self.is_full() && !self.somebody_waits() => break,
+                // First, so that no connection is accepted that has to wait for a place.
+                Room::Now => self.has_place()?,
+                Room::Soon | Room::None => false,
             };
-            match accept(listener) {
-                Ok((socket, remote)) => accepted.extend(self.begin(socket, remote, poller, keys)),
+            if !place && (room == Room::Soon || self.limits.over == Over::Wait) {
+                self.tally.limits.handshakes += u64::from(room == Room::Now);
+                return self.pause(port);
+            }
+            match accept(self.listener.get_ref()) {
+                // Dropped, a connection is closed.
+                Ok((_, remote)) if !self.gate.admits(remote) => self.tally.closed.rate += 1,
+                Ok((_, remote)) if !place => {
+                    self.tally.closed.room += 1;
+                    self.gate.closed(remote, Closed::Room);
+                }
+                Ok((socket, remote)) => self.begin(socket, remote),
                 Err(Errno::AGAIN) => break,
+                // The server stops, and has shut it.
+                Err(Errno::INVAL) => return Ok(()),
                 // Of that connection, or of nothing: the next may be better.
                 Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM) => {}
                 Err(error) => {
                     self.tally.limits.system += 1;
                     log::line(format_args!("not accepting for a moment: {error}"));
-                    self.pause(poller);
+                    return self.pause(port);
                 }
             }
         }
-        accepted
+        self.listen()
     }
 
-    fn begin(
-        &mut self,
-        socket: TcpStream,
-        remote: SocketAddr,
-        poller: &Poller,
-        keys: &mut Keys,
-    ) -> Option<u64> {
-        let key = keys.draw();
-        self.tally.connections += 1;
-        let handshake = Handshake::new(socket, remote, self.policy.clone());
-        if let Err(error) = poller.add(&handshake.socket, key, EventFlags::IN) {
-            log::line(format_args!("connection from {remote} dropped: {error}"));
-            self.tally.refused.system += 1;
-            return None;
-        }
-        self.order.push_back((handshake.began, key));
-        self.handshakes.insert(key, handshake);
-        Some(key)
+    /// Accepts nothing more; the handshakes end with the port.
+    pub fn close(&mut self) {
+        self.peers.clear();
+    }
+
+    /// Whether one more handshake can begin only in the place of another.
+    fn is_full(&self) -> bool {
+        self.place.is_none() && self.environment.sessions() >= self.limits.handshakes
     }
 
     /// Whether one more handshake may begin, which may cost a slow one its place.
-    fn has_place(&mut self, poller: &Poller) -> bool {
-        if self.handshakes.len() < MOST_HANDSHAKES {
-            return true;
-        }
-        self.trim_order();
-        match self.order.front() {
-            Some(&(began, key)) if began.elapsed() >= FAIR => {
-                let crowded: Reason = |refused| &mut refused.crowded;
-                self.drop_handshake(key, "others wait", crowded, poller);
-                true
+    fn has_place(&mut self) -> Result<bool, Error> {
+        if self.place.is_none() {
+            match Session::open(&self.environment) {
+                Ok(place) => self.place = Some(place),
+                Err(error) if error.code() == Code::SessionsFull => {}
+                Err(error) => return Err(error),
             }
-            _ => false,
         }
+        Ok(self.place.is_some())
     }
 
-    /// Leaves the listener alone for a while, instead of being told again and again.
-    pub fn pause(&mut self, poller: &Poller) {
-        if let (Some(listener), None) = (&self.listener, self.paused) {
-            poller.remove(listener);
-            self.paused = Some(Instant::now() + PAUSE);
-        }
+    fn somebody_waits(&self) -> bool {
+        let mut listener = [PollFd::new(self.listener.get_ref(), PollFlags::IN)];
+        poll(&mut listener, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
-    /// Listens again, if a pause is over. Answers whether one was.
-    pub fn resume(&mut self, poller: &Poller) -> bool {
-        let (Some(listener), Some(until)) = (&self.listener, self.paused) else {
-            return false;
+    fn begin(&mut self, socket: OwnedFd, remote: SocketAddr) {
+        let Some(session) = self.place.take() else {
+            return;
         };
-        if until > Instant::now() {
-            return false;
+        self.drawn += 1;
+        self.tally.connections += 1;
+        let began = Instant::now();
+        match session.start_handshake(socket, self.drawn) {
+            Ok(()) => drop(self.peers.insert(self.drawn, (remote, began))),
+            Err(error) => {
+                self.tally.refused.system += 1;
+                log::line(format_args!("connection from {remote} dropped: {error}"));
+            }
         }
-        self.paused = match poller.add(listener, self.key, EventFlags::IN) {
-            Ok(()) => None,
-            Err(_) => Some(Instant::now() + PAUSE),
+    }
+
+    /// What a handshake has come to: its good end, or nothing, and the log has the reason.
+    pub fn over(&mut self, done: Completion) -> Option<Established> {
+        debug_assert_eq!(done.operation, Operation::Handshake);
+        let ((remote, began), session) = (self.peers.remove(&done.tag)?, done.session?);
+        if let Some(error) = done.error {
+            *reason(&error, &mut self.tally.refused) += 1;
+            tell(remote, &error);
+            return None;
+        }
+        let nobody = |session: &Session| {
+            let proved = session.facts(|facts| facts.initiator_name.is_some());
+            !self.anonymous && proved == Ok(false)
         };
-        true
-    }
-
-    /// Accepts nothing more, and drops the handshakes.
-    pub fn close(&mut self, poller: &Poller) {
-        self.pause(poller);
-        self.paused = None;
-        self.listener = None;
-        for (_, handshake) in self.handshakes.drain() {
-            poller.remove(&handshake.socket);
-        }
-        self.order.clear();
-    }
-
-    /// Moves a handshake on. Answers its good end, when it has come.
-    pub fn advance(&mut self, key: u64, domain: &Domain, poller: &Poller) -> Option<Established> {
-        let handshake = self.handshakes.get_mut(&key)?;
-        let remote = handshake.remote;
-        let progress = handshake.advance(domain, |refusal| {
-            *(refusal.reason)(&mut self.tally.refused) += 1;
+        if nobody(&session) {
+            self.tally.refused.anonymous += 1;
             log::line(format_args!(
-                "connection from {remote} refused: {}",
-                refusal.text
+                "connection from {remote} refused: the client proves no name"
             ));
-        });
-        match progress {
-            Progress::Wants(flags) => {
-                // It cannot fail for a descriptor that is in.
-                let _ = poller.change(&handshake.socket, key, flags);
-                None
-            }
-            Progress::Over => {
-                self.take_out(key, poller);
-                None
-            }
-            Progress::Established(live, unsent) => {
-                let Handshake {
-                    socket,
-                    remote,
-                    began,
-                    ..
-                } = self.take_out(key, poller)?;
+            // Nothing is left to be told but this.
+            let _ = session.abort(Alert::ACCESS_DENIED);
+            return None;
+        }
+        match session.detach() {
+            Ok(Parts {
+                live,
+                socket,
+                unsent,
+            }) => {
                 self.tally.established(began.elapsed());
                 Some(Established {
                     live,
-                    socket,
+                    socket: socket.into(),
                     remote,
                     unsent,
                 })
             }
-        }
-    }
-
-    /// Drops the handshakes that have taken too long.
-    pub fn expire(&mut self, poller: &Poller) {
-        loop {
-            self.trim_order();
-            match self.order.front() {
-                Some(&(began, key)) if began.elapsed() >= HANDSHAKE_LIMIT => {
-                    let slow: Reason = |refused| &mut refused.slow;
-                    self.drop_handshake(key, "the handshake took too long", slow, poller);
-                }
-                _ => return,
+            Err(error) => {
+                self.tally.refused.local += 1;
+                log::line(format_args!("connection from {remote} dropped: {error}"));
+                None
             }
-        }
-    }
-
-    fn take_out(&mut self, key: u64, poller: &Poller) -> Option<Handshake> {
-        let handshake = self.handshakes.remove(&key)?;
-        poller.remove(&handshake.socket);
-        Some(handshake)
-    }
-
-    fn drop_handshake(&mut self, key: u64, why: &str, reason: Reason, poller: &Poller) {
-        match self.take_out(key, poller) {
-            Some(handshake) if !handshake.is_refused() => {
-                *reason(&mut self.tally.refused) += 1;
-                let remote = handshake.remote;
-                log::line(format_args!("connection from {remote} dropped: {why}"));
-            }
-            _ => {}
-        }
-    }
-
-    fn trim_order(&mut self) {
-        while let Some((_, key)) = self.order.front()
-            && !self.handshakes.contains_key(key)
-        {
-            self.order.pop_front();
         }
     }
 }
 
+/// What a handshake counts as that did not come to a good end: by what the peer is to blame for.
+fn reason<'a>(error: &Error, refused: &'a mut Refused) -> &'a mut u64 {
+    let minor = match error.code() {
+        Code::HandshakeTimeout => return &mut refused.slow,
+        Code::MadeRoom => return &mut refused.crowded,
+        Code::SocketClosed => return &mut refused.closed,
+        Code::NotActivated => return &mut refused.local,
+        Code::HandshakeFailed => error.status().map(|status| status.minor()),
+        _ => return &mut refused.system,
+    };
+    match minor {
+        Some(
+            Minor::CertificateRefused
+            | Minor::CertificateMissing
+            | Minor::PasswordRefused
+            | Minor::PasswordMissing
+            | Minor::NameMismatch
+            | Minor::BindingsDiffer,
+        ) => &mut refused.credential,
+        Some(Minor::AnonymousRefused) => &mut refused.anonymous,
+        Some(
+            Minor::ContextTokenMalformed | Minor::ContextTokenTooLarge | Minor::FramingUnknown,
+        ) => &mut refused.garbage,
+        _ => &mut refused.protocol,
+    }
+}
+
+/// Says why a handshake did not come to a good end.
+fn tell(remote: SocketAddr, error: &Error) {
+    let (outcome, why) = match error.code() {
+        Code::HandshakeTimeout => ("dropped", "the handshake took too long".to_owned()),
+        Code::MadeRoom => ("dropped", "others wait".to_owned()),
+        Code::SocketClosed => ("refused", "the peer closed the connection".to_owned()),
+        _ => match (error.status(), error.reason()) {
+            (Some(status), "") => ("refused", status.to_string()),
+            (Some(status), reason) => ("refused", format!("{status} ({reason})")),
+            (None, _) => ("refused", error.to_string()),
+        },
+    };
+    log::line(format_args!("connection from {remote} {outcome}: {why}"));
+}
+
 /// Accepts a connection that does not block, and that tells when its peer's machine is gone.
-fn accept(listener: &TcpListener) -> Result<(TcpStream, SocketAddr), Errno> {
+fn accept(listener: &TcpListener) -> Result<(OwnedFd, SocketAddr), Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (socket, remote) = rustix::net::acceptfrom_with(listener, flags)?;
     // Neither is needed to serve.
     let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
     let _ = rustix::net::sockopt::set_socket_keepalive(&socket, true);
     let remote = remote.and_then(|remote| SocketAddr::try_from(remote).ok());
-    Ok((socket.into(), remote.ok_or(Errno::CONNABORTED)?))
+    Ok((socket, remote.ok_or(Errno::CONNABORTED)?))
 }

@@ -6,11 +6,11 @@
 //! ledger, by itself, by the end of its process's connection, or because nobody is left who could
 //! import it.
 
+mod ending;
 pub(super) mod estate;
 mod listing;
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
@@ -29,6 +29,8 @@ use crate::ledger::keeper::{Keeper, MemberId, Role};
 use crate::session::log;
 use crate::session::parcel::Introduction;
 use crate::session::report::{Ending, Next, Report, Reports};
+
+use ending::{Died, cause};
 
 use super::poller::Poller;
 use super::tally;
@@ -55,6 +57,8 @@ pub(super) struct Sessions {
     commands: HashMap<u32, Command>,
     /// What was counted.
     pub(super) tally: tally::Sessions,
+    /// Entries whose connection is still here.
+    starting: usize,
 }
 
 struct Command {
@@ -162,6 +166,11 @@ impl Sessions {
         self.entries.len()
     }
 
+    /// How many have no process yet that has imported the context.
+    pub(super) fn starting(&self) -> usize {
+        self.starting
+    }
+
     /// Whether none runs, nor what one has left behind.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.commands.is_empty()
@@ -188,6 +197,7 @@ impl Sessions {
         } = order;
         let session = pending.introduction.session();
         pending.attempts += 1;
+        self.starting += 1;
         self.keys.insert(session, key);
         let listed = listing::Listed::new(&pending.introduction);
         let entry = Entry {
@@ -244,6 +254,7 @@ impl Sessions {
             poller.remove(reports);
         }
         let mut pending = entry.pending?;
+        self.starting = self.starting.saturating_sub(1);
         pending.attempts -= 1;
         Some(pending)
     }
@@ -319,6 +330,7 @@ impl Sessions {
                     match entry.pending.take() {
                         // The first is entered by whoever waits for it.
                         Some(pending) => {
+                            self.starting = self.starting.saturating_sub(1);
                             entry.leader = process;
                             pending.introduction.log_started(process);
                         }
@@ -394,7 +406,9 @@ impl Sessions {
             let Some(entry) = self.entries.get_mut(&key) else {
                 continue;
             };
-            match entry.pending.take() {
+            let pending = entry.pending.take();
+            self.starting = self.starting.saturating_sub(usize::from(pending.is_some()));
+            match pending {
                 Some(pending) if entry.released.is_none() && pending.attempts < ATTEMPTS => {
                     again.push(pending);
                     entry.told = true;
@@ -516,74 +530,6 @@ impl Entry {
         self.reports.is_none()
             && first_is_over
             && (runs_in_first || waited(self.process) || is_reaped(self.process))
-    }
-
-    /// The session's last line, once.
-    fn tell(&mut self) {
-        if std::mem::replace(&mut self.told, true) {
-            return;
-        }
-        let released = match self.released {
-            Some(Cause::Revoked) if self.listed.is_cut_off() => "released: revoked".to_owned(),
-            Some(why) => format!("released: {}", cause(why)),
-            None => "not released".to_owned(),
-        };
-        let Self {
-            session,
-            remote,
-            process,
-            ..
-        } = self;
-        match (&self.ending, self.died) {
-            (Some(ending), _) => {
-                let Ending {
-                    reason,
-                    received,
-                    sent,
-                    hops,
-                } = ending;
-                let s = if *hops == 1 { "" } else { "s" };
-                log::of_session(
-                    *session,
-                    format_args!(
-                        " ended: {reason}; {received} bytes in, {sent} out, {hops} hop{s}; {released}"
-                    ),
-                );
-            }
-            (None, Some(status)) => log::of_session(
-                *session,
-                format_args!(
-                    " from {remote} ended: process {process} {}; {released}",
-                    Died(status)
-                ),
-            ),
-            (None, None) => log::of_session(
-                *session,
-                format_args!(" from {remote} ended: process {process} is gone; {released}"),
-            ),
-        }
-    }
-}
-
-fn cause(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Closed => "closed",
-        Cause::OwnerDied => "its process died",
-        Cause::Expired => "it was not imported in time",
-        Cause::Revoked => "nobody was left to import it",
-    }
-}
-
-/// How a process ended, for people.
-struct Died(ExitStatus);
-
-impl fmt::Display for Died {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.code(), self.0.signal()) {
-            (Some(code), _) => write!(f, "ended with status {code}"),
-            (None, Some(signal)) => write!(f, "was killed by signal {signal}"),
-            (None, None) => f.write_str("ended"),
-        }
     }
 }
 

@@ -41,11 +41,11 @@ use super::confine;
 use super::handshaker::Handshaker;
 use super::link::Link;
 use super::poller::{Keys, Poller, Ready};
-use super::reception::{HANDSHAKE_LIMIT, MOST_HANDSHAKES};
+use super::reception::HANDSHAKE_LIMIT;
 use super::sessions::{Pending, Sessions};
 use super::subprocess::{Next, Subprocess};
 use super::telling::{FromHandshaker, ToHandshaker};
-use super::zygote::Zygote;
+use super::zygote::{Bounds, Zygote};
 use super::{Error, Reload, Server, Terms};
 
 /// How long sessions may go on after the first signal to stop.
@@ -75,7 +75,7 @@ pub(super) const KEPT: Options = Options {
         collect: true,
     },
     // What a handshaker may have established that no session has imported yet.
-    quota: 4 * MOST_HANDSHAKES as u32,
+    quota: 4096,
     longest_transit: Duration::from_secs(60),
 };
 
@@ -613,6 +613,11 @@ fn become_one(common: Common, forked: Forked) -> Role {
                 signals,
                 kind: terms.kind,
                 hops: terms.hops,
+                bounds: Bounds {
+                    users: terms.users,
+                    patience: terms.patience,
+                    allowance: terms.allowance,
+                },
             };
             zygote.run().map_or(Role::Done, Role::Session)
         }
@@ -621,6 +626,8 @@ fn become_one(common: Common, forked: Forked) -> Role {
                 listener,
                 keeper,
                 link,
+                users: terms.users,
+                limits: terms.limits,
             };
             handshaker.run(terms.load);
             // Signals to stop are for the supervisor: until here they were kept from it.

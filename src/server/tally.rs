@@ -64,6 +64,16 @@ counts! {
 }
 
 counts! {
+    /// Connections that were closed at once, by why.
+    Closed {
+        /// Their address is over its rate.
+        rate,
+        /// There was no room, and they were not to wait.
+        room,
+    }
+}
+
+counts! {
     /// Sessions that have ended, by how.
     Ended {
         /// Both sides had said all.
@@ -72,6 +82,8 @@ counts! {
         cut,
         /// The peer was silent.
         idle,
+        /// It had lasted as long as one may.
+        time_up,
         /// The context refused.
         refused,
         /// The operating system.
@@ -210,8 +222,10 @@ impl Histogram {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Handshakes {
-    /// Connections accepted.
+    /// Connections accepted, but for those closed at once.
     pub connections: u64,
+    /// Connections closed at once.
+    pub closed: Closed,
     /// Contexts established.
     pub established: u64,
     /// Handshakes refused.
@@ -237,6 +251,7 @@ impl Handshakes {
     pub fn add(&mut self, more: &Self) {
         self.connections = self.connections.saturating_add(more.connections);
         self.established = self.established.saturating_add(more.established);
+        self.closed.add(&more.closed);
         self.refused.add(&more.refused);
         self.in_progress = more.in_progress;
         self.time.add(&more.time);
@@ -296,6 +311,7 @@ impl Sessions {
             Some(Reason::Finished) => &mut ended.finished,
             Some(Reason::Cut) => &mut ended.cut,
             Some(Reason::Idle) => &mut ended.idle,
+            Some(Reason::TimeUp) => &mut ended.time_up,
             Some(Reason::Refused(_)) => &mut ended.refused,
             Some(Reason::System(_)) => &mut ended.system,
             Some(Reason::SuccessorDied | Reason::ServerGone) | None => &mut ended.died,
@@ -343,6 +359,7 @@ mod tests {
                 ..Handshakes::default()
             };
             here.refused.slow = 1;
+            here.closed.rate = 2;
             here.established(MS(1 << part));
             let part = here.take(3 * part);
             assert_eq!(here, Handshakes::default());
@@ -350,6 +367,7 @@ mod tests {
             whole.established(Duration::from_micros(1000 * part.time.microseconds / 1000));
         }
         assert_eq!((told.connections, told.refused.sum()), (45, 10));
+        assert_eq!((told.closed.rate, told.closed.room), (20, 0));
         assert_eq!((told.established, told.time), (10, whole.time));
         assert_eq!(told.in_progress, 27, "what it is now, not a sum");
         assert_eq!(told.time.total(), 10);

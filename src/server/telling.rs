@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::session::parcel::Introduction;
+use crate::session::user::User;
 
 use super::tally::Handshakes;
 
@@ -35,11 +36,14 @@ pub(super) enum FromHandshaker {
 //= spec/processes.md#to-handshaker
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum ToHandshaker {
-    /// Whether connections are accepted.
+    /// Whether connections are accepted. When they are not, they are for another handshaker, or
+    /// wait.
     Accept {
         /// They are.
         yes: bool,
     },
+    /// There is no room for more sessions: connections wait or are refused, as the limits say.
+    Full,
     /// Accept nothing more, drop the handshakes, end.
     Stop,
 }
@@ -54,6 +58,8 @@ pub(super) enum ToZygote {
         introduction: Introduction,
         /// A [`crate::session::parcel::Parcel`].
         parcel: ByteBuf,
+        /// Whom it runs as; none where nobody can become another user.
+        user: Option<User>,
     },
 }
 

@@ -2,7 +2,7 @@
 //!
 //! SECURITY: one thread, no key, no peer. It holds what a session needs for as long as a fork
 //! takes; what it forks has nothing of other sessions. Taken over, it can start sessions with
-//! what it is given, and nothing else.
+//! what it is given, as any user but root where there are users, and nothing else.
 
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -11,18 +11,21 @@ use rustix::event::epoll::EventFlags;
 use rustix::process::{Signal, WaitOptions, wait};
 
 use crate::session::Start;
-use crate::session::drive::Hops;
+use crate::session::drive::{Hops, Patience};
 use crate::session::job::Kind;
 use crate::session::log;
 use crate::session::parcel::{Introduction, Parcel};
 use crate::session::report::Reporter;
-use crate::sys::process::{Fork, fork};
+use crate::session::user::User;
+use crate::sys::process::{Fork, Keep, fork};
 use crate::sys::signal::Watch;
 
-use super::confine::{Role, confine};
+use super::confine::{Becomes, Role, confine};
+use super::limits::{self, Allowance};
 use super::link::{Broken, Link};
 use super::poller::Poller;
 use super::telling::{FromZygote, ToZygote};
+use super::users::Users;
 
 //= spec/processes.md#zygote
 /// What the zygote starts from, and gives to each session.
@@ -31,6 +34,19 @@ pub(super) struct Zygote {
     pub(super) signals: Watch,
     pub(super) kind: Kind,
     pub(super) hops: Hops,
+    /// What its processes may be, and may have.
+    pub(super) bounds: Bounds,
+}
+
+/// What bounds a zygote and the sessions it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// Whom its processes become, where they can.
+    pub(super) users: Option<Users>,
+    /// How long a session lasts.
+    pub(super) patience: Patience,
+    /// How much it has.
+    pub(super) allowance: Allowance,
 }
 
 /// What comes with an order.
@@ -38,6 +54,7 @@ struct Given {
     socket: TcpStream,
     reporter: OwnedFd,
     keeper: OwnedFd,
+    user: Option<User>,
 }
 
 const LINK: u64 = 0;
@@ -54,9 +71,8 @@ impl Zygote {
             log::line(format_args!("zygote: child subreaper: {error}"));
             return None;
         }
-        let runs_commands = matches!(self.kind, Kind::Exec(_));
-        if !runs_commands && let Err(refused) = confine(Role::Zygote) {
-            log::line(format_args!("zygote: {refused}"));
+        if let Err(error) = self.give_up() {
+            log::line(format_args!("zygote: {error}"));
             return None;
         }
         match self.obey_all() {
@@ -70,6 +86,34 @@ impl Zygote {
                 None
             }
         }
+    }
+
+    /// Gives up all that neither this process nor the sessions need.
+    //= spec/processes.md#confine
+    fn give_up(&self) -> Result<(), String> {
+        let becomes = match &self.bounds.users {
+            None => Becomes::Nobody,
+            Some(users) => {
+                let become_it = users.zygote.become_it(Keep::BecomingUsers);
+                become_it.map_err(|error| format!("its user: {error}"))?;
+                match users.root_is_a_session() {
+                    true => Becomes::Anyone,
+                    false => Becomes::Users,
+                }
+            }
+        };
+        if self.runs_commands() {
+            return Ok(());
+        }
+        limits::hold_zygote().map_err(|error| format!("its limits: {error}"))?;
+        match confine(Role::Zygote(becomes)) {
+            Ok(_) => Ok(()),
+            Err(refused) => Err(refused.to_string()),
+        }
+    }
+
+    fn runs_commands(&self) -> bool {
+        matches!(self.kind, Kind::Exec(_))
     }
 
     fn obey_all(&mut self) -> Result<Box<Start>, Broken> {
@@ -103,6 +147,7 @@ impl Zygote {
         let ToZygote::Start {
             introduction,
             parcel,
+            user,
         } = order;
         let Ok([socket, reporter, keeper]) = <[OwnedFd; 3]>::try_from(fds) else {
             return Err(Broken::Garbage);
@@ -110,10 +155,17 @@ impl Zygote {
         let session = *introduction.session().as_bytes();
         match fork() {
             Ok(Fork::Child) => {
+                // Before anything is made of what came from a peer.
+                if let Err(error) = self.settle_in(user.as_ref()) {
+                    let session = introduction.session();
+                    log::of_session(session, format_args!(": not its user's process: {error}"));
+                    crate::sys::process::exit_now(1);
+                }
                 let given = Given {
                     socket: TcpStream::from(socket),
                     reporter,
                     keeper,
+                    user,
                 };
                 Ok(self.start(&introduction, &parcel, given))
             }
@@ -126,6 +178,22 @@ impl Zygote {
                 self.tell(FromZygote::NotStarted { session, error })
             }
         }
+    }
+
+    /// Makes the process that was just forked a session's: its user, and what it may have.
+    //= spec/processes.md#users
+    fn settle_in(&self, user: Option<&User>) -> std::io::Result<()> {
+        let can_become = self.bounds.users.is_some();
+        if user.is_some() != can_become {
+            return Err(std::io::ErrorKind::PermissionDenied.into());
+        }
+        if let Some(user) = user {
+            user.become_it(Keep::Nothing)?;
+            if self.runs_commands() {
+                user.go_home()?;
+            }
+        }
+        self.bounds.allowance.hold(self.runs_commands())
     }
 
     //= spec/processes.md#session
@@ -141,6 +209,7 @@ impl Zygote {
             socket,
             reporter,
             keeper,
+            user,
         } = given;
         let Some(parcel) = Parcel::from_bytes(introduction, parcel, socket) else {
             crate::sys::process::exit_now(1);
@@ -150,6 +219,8 @@ impl Zygote {
             kind: self.kind.clone(),
             hops: self.hops,
             keeper,
+            patience: self.bounds.patience,
+            user,
             reporter: Reporter::from(reporter),
         }))
     }

@@ -1,26 +1,12 @@
-//! What a session knows of itself, to show and to hand to a command.
+//! What a session knows of itself, to show.
 
 use std::net::SocketAddr;
-use std::process::Command;
 
 use crate::crypto::Suite;
 use crate::exit::SessionIdentifier;
 use crate::sys::process;
 
 use super::channel::Channel;
-
-/// What a service manager and the server have between themselves.
-const SERVICE: [&str; 9] = [
-    "LISTEN_PID",
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-    "LISTEN_PIDFDID",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-    "MAINPID",
-    "FDSTORE",
-];
 
 /// Facts of a session that do not change, and the processes it went through.
 #[derive(Clone, Debug)]
@@ -97,31 +83,5 @@ impl About {
         }
         lines.push(("hops", self.hops.to_string()));
         lines
-    }
-
-    /// Sets the variables that tell a command about its connection: those of UCSPI for TCP, those
-    /// of `mod_ssl` for TLS, `REMOTE_USER`, and `BATON_SESSION_ID`.
-    pub fn describe_to(&self, command: &mut Command) {
-        command
-            .env("PROTO", "TCP")
-            .env("TCPREMOTEIP", self.remote.ip().to_canonical().to_string())
-            .env("TCPREMOTEPORT", self.remote.port().to_string())
-            .env("TCPLOCALIP", self.local.ip().to_canonical().to_string())
-            .env("TCPLOCALPORT", self.local.port().to_string())
-            .env("SSL_PROTOCOL", "TLSv1.3")
-            .env("SSL_CIPHER", self.cipher)
-            .env("BATON_SESSION_ID", self.session.to_string());
-        // Where there is no user, one in the server's own environment must not pass for it.
-        match &self.user {
-            Some(user) => command.env("REMOTE_USER", user),
-            None => command.env_remove("REMOTE_USER"),
-        };
-        for stale in ["TCPREMOTEHOST", "TCPREMOTEINFO", "TCPLOCALHOST"] {
-            command.env_remove(stale);
-        }
-        //= spec/service.md#clean
-        for servers in SERVICE {
-            command.env_remove(servers);
-        }
     }
 }

@@ -64,6 +64,15 @@ impl Hops {
     }
 }
 
+/// How long a session lasts at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Patience {
+    /// Without a byte of the connection, either way.
+    pub idle: Option<Duration>,
+    /// In all.
+    pub total: Option<Duration>,
+}
+
 /// Everything of a session but its context: what does not need to be sealed to move.
 pub struct Stage {
     /// The connection; it does not block.
@@ -82,6 +91,11 @@ pub struct Stage {
     pub sent: u64,
     /// Sealed bytes that the connection has not taken yet.
     unsent: Unsent,
+    patience: Patience,
+    /// When the session began. All processes of a machine read the same clock, which nobody sets.
+    began: Instant,
+    /// When the connection last had or took a byte.
+    active: Instant,
     /// The context wants more bytes before it can say anything.
     hungry: bool,
     /// The peer has been told that nothing follows.
@@ -107,7 +121,6 @@ pub enum Turn {
 enum Waited {
     Ready(PollFlags),
     Quiet,
-    Idle,
 }
 
 impl From<Status> for Reason {
@@ -142,9 +155,18 @@ impl Stage {
                 bytes: unsent,
                 taken: 0,
             },
+            patience: Patience::default(),
+            began: Instant::now(),
+            active: Instant::now(),
             hungry: false,
             finished: false,
         }
+    }
+
+    /// The session lasts no longer than that; without this, for ever.
+    //= spec/sessions.md#time
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
     }
 
     /// Runs until the session is over or is to be moved. Of a server's session, `server` is a socket
@@ -172,6 +194,10 @@ impl Stage {
         server: Option<BorrowedFd<'_>>,
     ) -> Result<Option<Turn>, Reason> {
         let before = self.progress();
+        // A peer that is never silent does not come to the wait below.
+        if due(self.patience.total, self.began) {
+            return Err(Reason::TimeUp);
+        }
         self.open(channel)?;
         if self.flow.peer_ended && self.hops.left > 0 {
             // The last opportunity: the job's end may be near.
@@ -191,7 +217,6 @@ impl Stage {
         }
         match self.wait(server)? {
             Waited::Quiet => return Ok(Some(Turn::Hop)),
-            Waited::Idle => return Err(Reason::Idle),
             Waited::Ready(events) => self.take(channel, events)?,
         }
         // Right behind the read: a record is most often half read then, others not read at all.
@@ -259,7 +284,10 @@ impl Stage {
     fn send(&mut self) -> Result<(), Reason> {
         while !self.unsent.is_empty() {
             match (&self.socket).write(self.unsent.waiting()) {
-                Ok(count) => self.unsent.took(count),
+                Ok(count) => {
+                    self.unsent.took(count);
+                    self.active = Instant::now();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(cut_or(&error)),
@@ -282,14 +310,18 @@ impl Stage {
                 .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)),
         );
         let hop_due = self.hops.left > 0 && self.hops.since > 0;
-        let patience = if hop_due {
-            Some(QUIET)
-        } else {
-            self.job.patience()
-        };
-        match rustix::io::retry_on_intr(|| poll(&mut fds, patience.map(timespec).as_ref())) {
+        let limits = [
+            hop_due.then_some(QUIET),
+            left(self.patience.idle, self.active),
+            left(self.patience.total, self.began),
+        ];
+        let limit = limits.into_iter().flatten().min();
+        match rustix::io::retry_on_intr(|| poll(&mut fds, limit.map(timespec).as_ref())) {
+            Ok(0) if due(self.patience.total, self.began) => Err(Reason::TimeUp),
+            Ok(0) if due(self.patience.idle, self.active) => Err(Reason::Idle),
             Ok(0) if hop_due => Ok(Waited::Quiet),
-            Ok(0) => Ok(Waited::Idle),
+            // The clock of the wait is not quite this one: once more.
+            Ok(0) => Ok(Waited::Ready(PollFlags::empty())),
             //= spec/processes.md#end
             Ok(_) if server.is_some() && !fds[1].revents().is_empty() => Err(Reason::ServerGone),
             Ok(_) => Ok(Waited::Ready(fds[0].revents())),
@@ -312,6 +344,7 @@ impl Stage {
             Ok(0) => Err(Reason::Cut),
             Ok(count) => {
                 self.hops.since += count as u64;
+                self.active = Instant::now();
                 self.hungry = false;
                 Ok(channel.feed(&bytes[..count])?)
             }
@@ -380,6 +413,16 @@ impl Unsent {
             self.taken = 0;
         }
     }
+}
+
+/// What is left of a time since `start`, rounded up: the wait must not end too early.
+fn left(limit: Option<Duration>, start: Instant) -> Option<Duration> {
+    let left = limit?.saturating_sub(start.elapsed());
+    Some(left + Duration::from_millis(1))
+}
+
+fn due(limit: Option<Duration>, start: Instant) -> bool {
+    limit.is_some_and(|limit| start.elapsed() >= limit)
 }
 
 /// Waits until `socket` is ready for `wanted`, at most until `until`.

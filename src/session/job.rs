@@ -4,17 +4,14 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::process::Command;
-use std::time::Duration;
 
 use rustix::event::PollFlags;
 
 use super::about::About;
+use super::environment::Environment;
 use super::flow::Flow;
 use super::page::{Page, Wish};
 use super::relay::Relay;
-
-/// A client of the page that neither sends nor reads for so long is let go.
-const PAGE_IDLE: Duration = Duration::from_secs(60);
 
 /// Which job sessions run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +39,7 @@ impl Job {
     ///
     /// # Errors
     /// The system's, when a command cannot be started.
-    pub fn start(kind: &Kind, about: &About) -> io::Result<(Self, Option<u32>)> {
+    pub fn start(kind: &Kind, environment: &Environment) -> io::Result<(Self, Option<u32>)> {
         Ok(match kind {
             Kind::Echo => (Self::Echo, None),
             Kind::Page => (Self::Page(Box::default()), None),
@@ -50,7 +47,7 @@ impl Job {
                 let (program, arguments) =
                     words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
                 let mut command = Command::new(program);
-                about.describe_to(command.args(arguments));
+                environment.describe_to(command.args(arguments));
                 let (relay, process) = Relay::to_command(&mut command)?;
                 (Self::Relay(relay), Some(process))
             }
@@ -74,14 +71,6 @@ impl Job {
         match self {
             Self::Relay(relay) => relay.interest(flow),
             Self::Echo | Self::Page(_) => [None, None],
-        }
-    }
-
-    /// How long the job waits for a silent peer.
-    pub fn patience(&self) -> Option<Duration> {
-        match self {
-            Self::Page(_) => Some(PAGE_IDLE),
-            Self::Echo | Self::Relay(_) => None,
         }
     }
 }

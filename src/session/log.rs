@@ -7,9 +7,15 @@
 //! for its log.
 
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Mode, OFlags, fstat};
+use rustix::net::{SendFlags, send};
 
 use crate::exit::SessionIdentifier;
 use crate::sys::process;
@@ -56,14 +62,90 @@ fn write(session: Option<SessionIdentifier>, text: fmt::Arguments<'_>) {
         false => human(session, text),
         true => json(SystemTime::now(), process::pid(), session, text),
     };
-    if std::io::stderr().lock().write_all(line.as_bytes()).is_err() {
+    if put(line.as_bytes()).is_err() {
         LOST.fetch_add(1, Relaxed);
+        return;
+    }
+    let lost = LOST.load(Relaxed);
+    let untold = lost - TOLD.swap(lost, Relaxed);
+    if untold > 0 {
+        let text = format_args!("{untold} lines of this process's log were lost");
+        let line = match JSON.load(Relaxed) {
+            false => human(None, text),
+            true => json(SystemTime::now(), process::pid(), None, text),
+        };
+        if put(line.as_bytes()).is_err() {
+            TOLD.store(lost - untold, Relaxed);
+        }
     }
 }
 
 /// Lines of this process, and of those it was forked from, that nobody took.
 pub fn lost() -> u64 {
     LOST.load(Relaxed)
+}
+
+/// Those of them that the log has told of since.
+static TOLD: AtomicU64 = AtomicU64::new(0);
+
+/// Where lines go when they must not wait.
+enum Sink {
+    /// A pipe or a terminal, opened once more: that it does not wait is then this program's alone,
+    /// and not also that of the shell it was started from.
+    Own(OwnedFd),
+    /// A socket: each message says that it does not wait.
+    Socket,
+}
+
+static SINK: OnceLock<Sink> = OnceLock::new();
+
+/// From now on, in this process and those it forks, no line is waited for: where nobody takes it,
+/// it is lost. To be called before files are given up.
+//= spec/configuration.md#full
+pub fn never_wait() {
+    let errors = io::stderr();
+    let Ok(stat) = fstat(&errors) else { return };
+    let sink = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo | FileType::CharacterDevice => {
+            let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+            match rustix::fs::open("/proc/self/fd/2", flags, Mode::empty()) {
+                Ok(own) => Sink::Own(own),
+                // A pipe of somebody else's, or no /proc: it is looked at before each line.
+                Err(_) => return,
+            }
+        }
+        FileType::Socket => Sink::Socket,
+        _ => return,
+    };
+    let _ = SINK.set(sink);
+}
+
+fn put(line: &[u8]) -> io::Result<()> {
+    let whole = |count: usize| match count == line.len() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::WriteZero.into()),
+    };
+    match SINK.get() {
+        // At most PIPE_BUF bytes: all of them, or none.
+        Some(Sink::Own(own)) => whole(rustix::io::retry_on_intr(|| rustix::io::write(own, line))?),
+        Some(Sink::Socket) => {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let errors = io::stderr();
+            whole(rustix::io::retry_on_intr(|| send(&errors, line, flags))?)
+        }
+        None => {
+            let mut errors = io::stderr().lock();
+            let mut fds = [PollFd::new(&errors, PollFlags::OUT)];
+            let now = Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            match poll(&mut fds, Some(&now)) {
+                Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
+                _ => errors.write_all(line),
+            }
+        }
+    }
 }
 
 //= spec/configuration.md#human

@@ -9,6 +9,7 @@
 //! | [`channel`] | a context as a stream of plaintext, in both framings |
 //! | [`flow`], [`job`], [`page`], [`relay`] | what runs on the plaintext |
 //! | [`drive`] | the loop |
+//! | [`user`], [`environment`] | whose the processes are, and what a command is told |
 //! | [`parcel`] | a session on its way to its first process |
 //! | [`hop`] | from one process to the next |
 //! | [`report`], [`log`], [`about`] | what is told of a session |
@@ -19,6 +20,7 @@
 
 pub mod about;
 pub mod drive;
+pub mod environment;
 pub mod flow;
 pub mod hop;
 pub mod job;
@@ -27,6 +29,7 @@ pub mod page;
 pub mod parcel;
 pub mod relay;
 pub mod report;
+pub mod user;
 
 pub use crate::channel;
 
@@ -35,14 +38,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::context::Context;
 use crate::ledger::Domain;
 use crate::record::Record;
-use crate::sys::process;
+use crate::sys::process::{self, Signal};
 
 use channel::{Channel, Messages};
-use drive::{Hops, Stage, Turn};
+use drive::{Hops, Patience, Stage, Turn};
+use environment::Environment;
 use hop::After;
 use job::{Job, Kind};
 use parcel::{Parcel, Sealed};
 use report::{Ending, Reason, Report, Reporter};
+use user::User;
 
 /// What a process needs to run a session.
 pub struct Start {
@@ -54,6 +59,10 @@ pub struct Start {
     pub hops: Hops,
     /// The process's connection to the keeper, made for this context.
     pub keeper: OwnedFd,
+    /// How long it lasts.
+    pub patience: Patience,
+    /// Whom this process has become for it, where it has.
+    pub user: Option<User>,
     /// Whom to tell.
     pub reporter: Reporter,
 }
@@ -70,6 +79,8 @@ impl Start {
             kind,
             hops,
             keeper,
+            patience,
+            user,
             reporter,
         } = self;
         let Parcel {
@@ -87,10 +98,12 @@ impl Start {
             }
         };
         // The job needs to be told what only the import tells, so it starts as the simplest one.
-        let stage = Stage::new(socket, Job::Echo, about, hops, unsent);
+        let mut stage = Stage::new(socket, Job::Echo, about, hops, unsent);
+        stage.set_patience(patience);
         let here = Here {
             stage,
             kind,
+            user,
             domain,
             reporter,
         };
@@ -106,6 +119,7 @@ impl Start {
 struct Here {
     stage: Stage,
     kind: Kind,
+    user: Option<User>,
     domain: Domain,
     reporter: Reporter,
 }
@@ -127,7 +141,8 @@ impl Here {
         // sessions in good order.
         let _ = rustix::process::setpgid(None, None);
         hop::begin(&channel, &mut self.stage, &self.reporter);
-        match Job::start(&self.kind, &self.stage.about) {
+        let environment = Environment::of(&self.stage.about, channel.facts(), self.user.take());
+        match Job::start(&self.kind, &environment) {
             Ok((job, command)) => {
                 self.stage.job = job;
                 if let Some(process) = command {
@@ -164,7 +179,10 @@ impl Here {
 
     fn end<C: Channel>(self, channel: Option<C>, reason: Reason) {
         let Self {
-            stage, reporter, ..
+            stage,
+            reporter,
+            kind,
+            ..
         } = self;
         let ending = Ending {
             reason,
@@ -177,6 +195,12 @@ impl Here {
         match channel {
             Some(channel) => stage.close(channel, told),
             None => told(),
+        }
+        //= spec/sessions.md#time
+        if matches!(reason, Reason::Idle | Reason::TimeUp) && matches!(kind, Kind::Exec(_)) {
+            // A command that waits for something else is not to outlive its session: all of the
+            // group is told, this process with it.
+            let _ = process::tell_own_group(Signal::TERM);
         }
     }
 }

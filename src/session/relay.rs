@@ -29,6 +29,7 @@ pub struct Relay {
 }
 
 impl Relay {
+    //= spec/sessions.md#exec
     /// Starts `command` with the plaintext on its descriptors 0 and 1, and answers its process
     /// number too. Descriptor 2 is this process's.
     ///
@@ -74,11 +75,15 @@ impl Relay {
     /// Moves what can be moved without waiting. Answers whether both directions have ended.
     pub fn work(&mut self, flow: &mut Flow) -> bool {
         self.deliver(flow);
+        if self.to.is_none() && self.until_peer_ends {
+            // Nobody is left to send to: what a user has yet to type is not waited for.
+            self.from = None;
+        }
         self.collect(flow);
         if self.from.is_none() {
             flow.job_ended = true;
         }
-        self.to.is_none() && (self.from.is_none() || self.until_peer_ends)
+        self.to.is_none() && self.from.is_none()
     }
 
     /// What to wait for: the descriptor to write to, and the one to read from.

@@ -70,6 +70,8 @@ pub enum Reason {
     ServerGone,
     /// The operating system refused; the error number, 0 when there is none.
     System(i32),
+    /// The session had lasted as long as one may.
+    TimeUp,
 }
 
 /// Bytes a report never exceeds.
@@ -88,6 +90,7 @@ impl fmt::Display for Reason {
                     None => write!(f, "minor status {code}"),
                 }
             }
+            Self::TimeUp => f.write_str("its time was up"),
             Self::ServerGone => f.write_str("the server is gone"),
             Self::SuccessorDied => f.write_str("the process it was moved to died"),
             Self::System(code) => io::Error::from_raw_os_error(*code).fmt(f),

@@ -6,6 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 ///
 /// It never goes back and cannot be set, and all processes of one boot read the same, so
 /// deadlines are told by it.
+//= spec/processes.md#clocks
 pub fn boottime_ms() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     // Neither part is negative: the clock starts at zero.

@@ -21,6 +21,8 @@
 pub mod alloc;
 // The two clocks: one that sleeps with no one, one that people read.
 pub mod clock;
+// Descriptors of libraries.
+pub mod descriptor;
 // Random bytes without a system call each time.
 pub mod entropy;
 // Points at which a test build can be made to crash, stop or fail.

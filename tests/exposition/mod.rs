@@ -150,3 +150,36 @@ fn sample(line: &str) -> Result<Sample, String> {
     let value: f64 = value.parse().map_err(|_| wrong("a bad value"))?;
     Ok((name.to_owned(), labels, value))
 }
+
+#[test]
+fn the_reader_of_prometheus_text_is_strict() {
+    let good = "# HELP a_total x\n# TYPE a_total counter\na_total{b=\"c\\\"\\\\\\n\"} 1\na_total 2\n\
+                # HELP h x\n# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"+Inf\"} 2\n\
+                h_sum 0.5\nh_count 2\n";
+    assert_eq!(read(good).unwrap().len(), 6);
+    for (from, to) in [
+        ("a_total 2\n", "a_total 2"),
+        ("# HELP h x\n", ""),
+        ("# TYPE h histogram\n", ""),
+        ("a_total 2", "a_total{b=\"c\\\"\\\\\\n\"} 2"),
+        ("a_total 2", "a_total -1"),
+        ("a_total 2", "a_total  2"),
+        ("a_total 2", "a_total x"),
+        ("a_total 2", "b_total 2"),
+        ("a_total 2", "a_total{b=\"c} 2"),
+        ("a_total 2", "a_total{b=\"c\",b=\"d\"} 2"),
+        ("a_total 2", "a_total{2=\"c\"} 2"),
+        ("counter", "gauge"),
+        ("histogram", "summary"),
+        ("h_count 2", "h_count 3"),
+        ("\"1\"} 1", "\"1\"} 3"),
+        ("h_bucket{le=\"+Inf\"} 2\n", ""),
+        ("# HELP h x", "# HELP a_total x"),
+    ] {
+        let bad = match to {
+            "a_total 2" => good.replace("h_count 2\n", "h_count 2"),
+            _ => good.replacen(from, to, 1),
+        };
+        assert!(read(&bad).is_err(), "{bad}");
+    }
+}

@@ -1,7 +1,9 @@
 use clap::Parser;
 
 use super::super::arguments::{Arguments, Command};
+use super::super::bounds::PeerUser;
 use super::*;
+use crate::server::limits::Over;
 
 fn defaults() -> Serve {
     match Arguments::try_parse_from(["baton", "serve"])
@@ -45,6 +47,20 @@ key = "k"
 password-file = "p"
 sessions = 7
 control = "x"
+handshaker-user = "a"
+zygote-user = "1:2"
+session-user = "b"
+peer-user = "required"
+handshakes = 8
+connections = 9
+over-limit = "refuse"
+address-rate = 10
+address-burst = 11
+idle-timeout = 12
+session-timeout = 13
+session-memory = 14
+session-files = 15
+session-processes = 16
 exec = ["sh", "-c", "true"]
 http = false
 log = "json"
@@ -77,7 +93,13 @@ fn the_page_names_every_key_and_every_key_is_set() {
             "listen" => format!("`\"{}\"`", defaults.listen),
             "hops" => format!("`{}`", defaults.hops),
             "hop-every" => format!("`{}`", defaults.hop_every),
-            "sessions" => format!("`{}`", defaults.sessions),
+            "sessions" => format!("`{}`", defaults.bounds.sessions),
+            "handshakes" => format!("`{}`", defaults.bounds.handshakes),
+            "address-rate" => format!("`{}`", defaults.bounds.address_rate),
+            "address-burst" => format!("`{}`", defaults.bounds.address_burst),
+            "session-timeout" | "session-memory" | "session-files" | "session-processes" => {
+                "`0`".to_owned()
+            }
             "http" => format!("`{}`", defaults.http),
             _ => continue,
         };
@@ -95,8 +117,28 @@ fn the_page_names_every_key_and_every_key_is_set() {
     let (set, found) = applied(ALL, &[]);
     assert_eq!(found, []);
     assert_eq!(set.listen, "[::1]:1".parse().unwrap());
-    assert_eq!((set.hops, set.hop_every, set.sessions), (3, 16, 7));
+    assert_eq!((set.hops, set.hop_every, set.bounds.sessions), (3, 16, 7));
     assert_eq!(set.client_auth, ClientAuth::Required);
+    let users = [
+        &set.bounds.handshaker_user,
+        &set.bounds.zygote_user,
+        &set.bounds.session_user,
+    ];
+    let users = users.map(|user| user.as_ref().unwrap().to_string());
+    assert_eq!(users, ["a", "1:2", "b"]);
+    assert_eq!(set.bounds.peer_user, PeerUser::Required);
+    let (limits, allowance) = (set.bounds.limits(true), set.bounds.allowance());
+    assert_eq!((limits.handshakes, limits.sessions), (2, 7));
+    assert_eq!(limits.over, Over::Refuse);
+    let rate = limits.rate.unwrap();
+    assert_eq!((rate.every_second, rate.burst), (10, 11));
+    let patience = set.bounds.patience(true);
+    let times = [patience.idle, patience.total].map(|time| time.unwrap().as_secs());
+    assert_eq!(times, [12, 13]);
+    assert_eq!(
+        [allowance.memory, allowance.files, allowance.processes],
+        [14 << 20, 15, 16].map(Some)
+    );
     assert_eq!(set.log, Some(LogForm::Json));
     assert_eq!(set.exec.unwrap(), ["sh", "-c", "true"]);
     let paths = [
@@ -118,7 +160,7 @@ fn the_page_names_every_key_and_every_key_is_set() {
 #[test]
 fn the_command_line_counts() {
     let (set, found) = applied("hops = 3\nsessions = 5", &["hops"]);
-    assert_eq!((set.hops, set.sessions), (0, 5));
+    assert_eq!((set.hops, set.bounds.sessions), (0, 5));
     assert_eq!(found, []);
     // It must be right all the same.
     assert_eq!(applied("hops = -3", &["hops"]).1.len(), 1);

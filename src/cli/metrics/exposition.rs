@@ -46,8 +46,15 @@ fn handshakes(text: &mut Text, server: &Server) {
     let handshakes = &server.tally.handshakes;
     text.counter(
         "baton_connections_total",
-        "Connections accepted.",
+        "Connections accepted, but for those closed at once.",
         handshakes.connections,
+    );
+    text.labelled(
+        "baton_connections_closed_total",
+        "counter",
+        "Connections closed at once, without a handshake.",
+        "reason",
+        handshakes.closed.each(),
     );
     let mut results = vec![("established", handshakes.established)];
     results.extend(handshakes.refused.each());
@@ -275,7 +282,10 @@ mod tests {
         };
         assert_eq!(sorted(written.collect()), sorted(named.collect()));
         assert!(write(None).ends_with("\nbaton_up 0\n"));
-        for reason in server.tally.handshakes.refused.each() {
+        let tally = &server.tally;
+        let reasons = tally.handshakes.refused.each().into_iter();
+        let reasons = reasons.chain(tally.handshakes.closed.each());
+        for reason in reasons.chain(tally.sessions.ended.each()) {
             assert!(page.contains(&format!("`{}`", reason.0)), "{}", reason.0);
         }
     }

@@ -42,7 +42,7 @@ fn forbidden(listening: std::net::SocketAddr) -> u8 {
 fn what_was_given_up_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    for role in [Role::Handshaker, Role::Zygote] {
+    for role in [Role::Handshaker, Role::Zygote(Becomes::Users)] {
         assert_eq!(confined(role, || forbidden(address)), Some(0), "{role:?}");
     }
     // All of it can be done otherwise.
@@ -66,7 +66,7 @@ fn a_zygote_forks_and_what_it_forks_is_confined_too() {
         },
         Err(_) => 2,
     };
-    assert_eq!(confined(Role::Zygote, probe), Some(0));
+    assert_eq!(confined(Role::Zygote(Becomes::Nobody), probe), Some(0));
 }
 
 #[test]
@@ -78,5 +78,31 @@ fn what_a_session_needs_works() {
         let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).is_ok();
         u8::from(!(secret.is_here() && drawn && pipe))
     };
-    assert_eq!(confined(Role::Zygote, probe), Some(0));
+    assert_eq!(confined(Role::Zygote(Becomes::Users), probe), Some(0));
+}
+
+/// Also not by one who may become others.
+//= proves spec/processes.md#users
+#[test]
+fn nobody_becomes_root_in_a_zygote() {
+    use crate::sys::process::{Keep, become_user, can_become, set_user};
+    if !can_become(&[(65522, 65522)]) {
+        println!("skipped: not root");
+        return;
+    }
+    let among = |becomes, uid| {
+        in_child(move || {
+            let ready = give_up_privileges().is_ok()
+                && become_user(65522, 65522, &[], Keep::BecomingUsers).is_ok()
+                && confine(Role::Zygote(becomes)).is_ok();
+            match ready {
+                true => u8::from(set_user(uid, 65523).is_ok()),
+                false => 99,
+            }
+        })
+    };
+    assert_eq!(among(Becomes::Users, 65523), Some(1));
+    assert_eq!(among(Becomes::Users, 0), Some(0));
+    assert_eq!(among(Becomes::Anyone, 0), Some(1));
+    assert_eq!(among(Becomes::Nobody, 65523), Some(0));
 }

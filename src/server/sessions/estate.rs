@@ -141,6 +141,7 @@ impl Sessions {
                 Some(carried) => Some(carried.pending(fds.next()?)),
                 None => None,
             };
+            sessions.starting += usize::from(pending.is_some());
             let session = SessionIdentifier::from(listed.session);
             sessions.keys.insert(session, key);
             sessions.heard.insert(key);

@@ -11,7 +11,6 @@ use rustix::event::epoll::EventFlags;
 use crate::ledger::keeper::Role;
 use crate::session::{log, report};
 
-use super::super::reception::MOST_HANDSHAKES;
 use super::super::sessions::{Ordered, Pending};
 use super::super::subprocess::Next;
 use super::super::telling::{FromZygote, ToHandshaker, ToZygote};
@@ -25,13 +24,20 @@ impl Supervisor {
     pub(super) fn begin(&mut self, pending: Pending) {
         let stopping = !matches!(self.stopping, Stopping::No);
         // More than a handshaker that obeys can deliver, or what it may not: an identifier twice.
-        let beyond = self.unstarted.len() > 2 * MOST_HANDSHAKES;
+        let beyond = self.unstarted.len() > 2 * self.terms.limits.handshakes;
         if stopping || beyond || self.sessions.is_running(&pending) {
             // Its connection closes; its context ends when the ledger is swept.
             return;
         }
-        if self.sessions.len() >= self.terms.sessions || self.zygote.is_down() {
+        let limits = &self.terms.limits;
+        if self.sessions.len() >= limits.sessions || self.zygote.is_down() {
             self.unstarted.push_back(pending);
+            return;
+        }
+        // Descriptors are kept for what the handshaker still delivers.
+        if self.sessions.starting() >= limits.starting {
+            self.unstarted.push_back(pending);
+            self.retry.get_or_insert(Instant::now() + RETRY);
             return;
         }
         if let Err((pending, error)) = self.try_begin(pending) {
@@ -46,6 +52,18 @@ impl Supervisor {
 
     #[allow(clippy::result_large_err)]
     fn try_begin(&mut self, pending: Pending) -> Result<(), (Pending, io::Error)> {
+        let users = self.terms.users.as_ref();
+        let user = match users.map(|users| users.of_session(pending.introduction.user())) {
+            None => None,
+            Some(Ok(user)) => Some(user),
+            Some(Err(why)) => {
+                let session = pending.introduction.session();
+                let remote = pending.introduction.remote;
+                log::of_session(session, format_args!(" from {remote} refused: {why}"));
+                // Its connection closes; its context ends when the ledger is swept.
+                return Ok(());
+            }
+        };
         // Only one that moves on needs more than one import.
         let role = match self.terms.hops.left {
             0 => Role::Session,
@@ -67,6 +85,7 @@ impl Supervisor {
         let order = ToZygote::Start {
             introduction: pending.introduction.clone(),
             parcel: pending.parcel.clone(),
+            user,
         };
         let ordered = Ordered {
             pending,
@@ -165,13 +184,16 @@ impl Supervisor {
     /// Tells the handshaker whether there is room for more.
     pub(super) fn regulate(&mut self) {
         let room = self.unstarted.is_empty()
-            && self.sessions.len() < self.terms.sessions
+            && self.sessions.len() < self.terms.limits.sessions
             && !self.zygote.is_full();
         if room != self.accepting {
             self.accepting = room;
             self.operators.tally.limits.sessions += u64::from(!room);
-            self.handshaker
-                .send(&ToHandshaker::Accept { yes: room }, Vec::new());
+            let order = match room {
+                true => ToHandshaker::Accept { yes: true },
+                false => ToHandshaker::Full,
+            };
+            self.handshaker.send(&order, Vec::new());
         }
         for zygote in std::iter::once(&self.zygote).chain(&self.earlier_zygotes) {
             zygote.watch_again(&self.poller);

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::session::log;
 
+use super::super::Terms;
 use super::super::link::Broken;
 use super::super::reception::HANDSHAKE_LIMIT;
 use super::super::sessions::Pending;
@@ -147,8 +148,18 @@ impl Supervisor {
         };
         // What waited for room may have it now.
         self.retry = Some(Instant::now());
-        let (kind, hops) = (&self.terms.kind, &self.terms.hops);
-        if *kind != terms.kind || *hops != terms.hops {
+        let of_zygote = |terms: &Terms| {
+            let Terms {
+                kind,
+                hops,
+                users,
+                patience,
+                allowance,
+                ..
+            } = terms;
+            (kind.clone(), *hops, users.clone(), *patience, *allowance)
+        };
+        if of_zygote(&self.terms) != of_zygote(&terms) {
             // Its successor starts what begins from then on; what it was told to start, it starts.
             self.zygote.retire(&self.poller);
         }

@@ -167,7 +167,7 @@ impl Supervisor {
                 draft: census.draft as u64,
             },
             sessions: self.sessions.len() as u64,
-            sessions_limit: self.terms.sessions as u64,
+            sessions_limit: self.terms.limits.sessions as u64,
             sessions_waiting: self.unstarted.len() as u64,
             tally,
         }

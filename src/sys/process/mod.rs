@@ -8,14 +8,14 @@ mod child;
 mod identity;
 #[cfg(test)]
 mod tests;
+mod user;
 
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, getegid, geteuid, getpgrp, getpid, getrlimit, setpgid,
-    setrlimit,
+    DumpableBehavior, Rlimit, getegid, geteuid, getpgrp, getpid, getrlimit, setpgid, setrlimit,
 };
 
 use super::entropy;
@@ -24,7 +24,8 @@ use super::page::{PAGE, advise};
 pub use child::{Child, Fork, exit_now, fork};
 pub(super) use identity::OwnIdentity;
 pub use identity::{Identity, open_pidfd, pidfd_inode, pidfd_runs};
-pub use rustix::process::Signal;
+pub use rustix::process::{Resource, Signal};
+pub use user::{Keep, become_user, can_become, lift_lock_limit, lower_limit, set_user};
 
 /// The word of this process: the same at every call, never 0, and another one in every process
 /// forked from it, however it was forked.
@@ -107,29 +108,15 @@ pub fn process_group_of(pid: u32) -> io::Result<u32> {
     }
 }
 
-/// Makes this process the leader of a process group of its own.
-pub fn new_process_group() -> io::Result<()> {
-    setpgid(None, None)?;
+/// Sends a signal to every process of this one's group, this one among them.
+pub fn tell_own_group(signal: Signal) -> io::Result<()> {
+    rustix::process::kill_current_process_group(signal)?;
     Ok(())
 }
 
-/// Becomes another user for good: real, effective and saved user and group, and no further groups.
-/// All threads of the process follow. Only root may; the error then is `PermissionDenied`, and
-/// after any error the process may be half of each: it had better end.
-pub fn set_user(uid: u32, gid: u32) -> io::Result<()> {
-    // The C library's, not the kernel's: the kernel's changes one thread.
-    // SAFETY: An empty list; the other calls take numbers only.
-    let answers = unsafe {
-        // In this order: without its user a process may no longer change its groups.
-        [
-            libc::setgroups(0, std::ptr::null()),
-            libc::setresgid(gid, gid, gid),
-            libc::setresuid(uid, uid, uid),
-        ]
-    };
-    if answers.contains(&-1) {
-        return Err(io::Error::last_os_error());
-    }
+/// Makes this process the leader of a process group of its own.
+pub fn new_process_group() -> io::Result<()> {
+    setpgid(None, None)?;
     Ok(())
 }
 
@@ -190,13 +177,30 @@ pub fn set_not_dumpable() -> io::Result<()> {
     Ok(())
 }
 
+/// The soft limit before it was raised; 0 when it was not.
+static FIRST_DESCRIPTOR_LIMIT: AtomicU64 = AtomicU64::new(0);
+
 /// Raises the number of descriptors this process may have open to its hard limit, and answers it.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let limit = getrlimit(Resource::Nofile);
+    let first = limit.current.unwrap_or(u64::MAX);
+    let _ = FIRST_DESCRIPTOR_LIMIT.compare_exchange(0, first, Relaxed, Relaxed);
     let raised = Rlimit {
         current: limit.maximum,
         maximum: limit.maximum,
     };
     setrlimit(Resource::Nofile, raised)?;
     Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Lowers the number of descriptors again to what it was before [`raise_descriptor_limit`]; it can
+/// be raised again.
+pub fn restore_descriptor_limit() -> io::Result<()> {
+    let first = FIRST_DESCRIPTOR_LIMIT.load(Relaxed);
+    if first > 0 {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let current = Some(maximum.map_or(first, |maximum| first.min(maximum)));
+        setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
+    }
+    Ok(())
 }

@@ -252,3 +252,48 @@ fn another_user_is_another_user_for_good() {
         assert!(set_user(0, 0).is_err());
     });
 }
+
+#[test]
+fn who_has_become_a_user_has_no_way_back() {
+    if !can_become(&[(65521, 65521)]) {
+        return skip("not root");
+    }
+    in_child(|| {
+        become_user(65521, 65520, &[65519, 65518], Keep::Nothing).unwrap();
+        assert_eq!((uid(), gid()), (65521, 65520));
+        assert!(set_user(0, 0).is_err());
+        assert!(become_user(65522, 65522, &[], Keep::Nothing).is_err());
+        assert!(!can_become(&[(65522, 65522)]));
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap()
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(line("Uid:"), "65521 65521 65521 65521");
+        assert_eq!(line("Gid:"), "65520 65520 65520 65520");
+        assert_eq!(line("Groups:"), "65518 65519");
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            assert_eq!(line(set), "0000000000000000", "{set}");
+        }
+    });
+    in_child(|| {
+        become_user(65522, 65522, &[], Keep::BecomingUsers).unwrap();
+        assert!(can_become(&[(65523, 65523)]));
+        assert!(std::fs::write("/etc/hostname.baton", "").is_err());
+        become_user(65523, 65523, &[65510], Keep::Nothing).unwrap();
+        assert!(set_user(65522, 65522).is_err());
+    });
+}
+
+#[test]
+fn a_lowered_limit_stays_low() {
+    in_child(|| {
+        lower_limit(Resource::Nofile, 50).unwrap();
+        lower_limit(Resource::Nofile, 60).unwrap();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!((limit.current, limit.maximum), (Some(50), Some(50)));
+    });
+}
