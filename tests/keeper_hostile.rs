@@ -305,9 +305,12 @@ fn what_is_anothers_is_refused_and_untouched() {
                 .collect();
             let entry = (index as u32).to_be_bytes();
             let epoch = (word(entries + index * 8) & ((1 << 41) - 1)).to_be_bytes();
-            let depart = [&[3][..], &u64::MAX.to_be_bytes(), &[0; 29], &[0, 1]].concat();
-            say(&socket, &[&depart[..], &entry, &control, &[0; 9]].concat()).unwrap();
-            assert_eq!(hear(&socket).unwrap().0, [0x83, 0, 1, 3], "not its own");
+            let depart = [&[3][..], &u64::MAX.to_be_bytes(), &[0; 29]].concat();
+            let one = [&entry[..], &control, &[0; 9]].concat();
+            say(&socket, &[&depart[..], &[0, 1], &one].concat()).unwrap();
+            say(&socket, &[&depart[..], &[0, 2], &one, &one].concat()).unwrap();
+            // Of one, nothing is answered.
+            assert_eq!(hear(&socket).unwrap().0, [0x83, 0, 2, 3, 4], "not its own");
             say(&socket, &[&[6, 0, 1][..], &entry, &control].concat()).unwrap();
             say(
                 &socket,
@@ -500,4 +503,32 @@ fn who_is_connected_for_one_context_gets_no_other() {
     let arrived = members(&exporter).unwrap();
     assert!(arrived.len() == 3 && arrived.iter().all(Result::is_ok));
     witness.goes_on();
+}
+
+/// A token can be faster than the word of its departure: the importer asks before the keeper has
+/// heard the exporter, a thousand times over.
+//= proves spec/keeper.md#depart C4
+#[test]
+fn a_token_that_is_faster_than_its_departure_is_waited_for() {
+    let keeping = Keeping::new();
+    let (one, other) = (keeping.domain(Role::Member), keeping.domain(Role::Member));
+    let (mut context, mut peer) = pair::<Message>(&one);
+    // The keeper finds both messages when it goes on, and looks at the importer's first or not.
+    for round in 0..1000 {
+        let (from, to) = if round % 2 == 0 {
+            (&one, &other)
+        } else {
+            (&other, &one)
+        };
+        keeping.child.kill(process::Signal::STOP).unwrap();
+        let token = context.export(&Export::default()).unwrap();
+        let imported = std::thread::scope(|scope| {
+            let importing = scope.spawn(|| import::<Message>(to, token.as_bytes(), None));
+            keeping.child.kill(process::Signal::CONT).unwrap();
+            importing.join().unwrap()
+        });
+        context = imported.unwrap();
+        assert!(import::<Message>(from, token.as_bytes(), None).is_err());
+    }
+    talk(&mut context, &mut peer);
 }

@@ -227,11 +227,13 @@ impl Claim {
             return Err(NotDeparted { claim: self, stay });
         }
         if let Some(link) = self.ledger.link() {
-            let outcome = match link.depart(terms, &[self.leaving(cookie)]) {
-                Ok(codes) => codes.first().copied().ok_or(Error::Keeper),
-                Err(error) => Err(error),
-            };
-            return self.departed(&outcome);
+            // What is over by now is said here: the keeper does not answer.
+            if let Err(lost) = self.check() {
+                let stay = Stay::Lost(lost);
+                return Err(NotDeparted { claim: self, stay });
+            }
+            let outcome = link.depart_one(terms, self.leaving(cookie));
+            return self.departed(&outcome.map(|()| Code::Done));
         }
         let index = self.ledger.index(self.place);
         let Some(transit) = self.ledger.table().depart(index, self.control, deadline) else {
@@ -271,7 +273,10 @@ impl Claim {
         let leaving = claims.iter().map(|(claim, cookie)| claim.leaving(*cookie));
         let leaving: Vec<Leaving> = leaving.collect();
         let link = claims.first().and_then(|(claim, _)| claim.ledger.link());
-        let answer = link.map(|link| link.depart(terms, &leaving));
+        let answer = link.map(|link| match leaving[..] {
+            [one] => link.depart_one(terms, one).map(|()| vec![Code::Done]),
+            _ => link.depart(terms, &leaving),
+        });
         let outcome = |number: usize| match &answer {
             Some(Ok(codes)) => codes.get(number).copied().ok_or(Error::Keeper),
             Some(Err(Error::NotPermitted)) => Err(Error::NotPermitted),

@@ -124,7 +124,37 @@ impl Link {
         })
     }
 
-    /// Lets contexts go; a code for each.
+    /// Lets one context go. No answer is waited for: whoever is given the token asks after this was
+    /// said, and the keeper hears it first.
+    //= spec/keeper.md#depart
+    pub(super) fn depart_one(&self, terms: &Terms, leaving: Leaving) -> Result<(), Error> {
+        if self.born != process::word() {
+            return Err(Error::Refused(
+                "connection of the process this was forked from",
+            ));
+        }
+        let mut talk = hold(&self.talk);
+        if !permits(self.welcome.role, talk.phase, Ask::Depart) {
+            return Err(Error::NotPermitted);
+        }
+        self.send_ends(&mut talk);
+        if talk.over {
+            return Err(Error::Keeper);
+        }
+        talk.request.clear();
+        wire::write_depart(&mut talk.request, terms, &[leaving]);
+        let sent = socket::send_whole(&self.socket, &talk.request);
+        if sent.is_err() {
+            talk.over = true;
+            socket::end(&self.socket);
+        }
+        fault::point("kept.asked");
+        drop(talk);
+        self.tell_ends();
+        sent.map_err(|_| Error::Keeper)
+    }
+
+    /// Lets contexts go, more than one; a code for each.
     pub(super) fn depart(&self, terms: &Terms, leaving: &[Leaving]) -> Result<Vec<Code>, Error> {
         let write = |out: &mut Vec<u8>| wire::write_depart(out, terms, leaving);
         let read = |answer: &mut Reader<'_>, _: &mut usize| {

@@ -22,6 +22,24 @@ enum Heard {
     Over,
 }
 
+/// Whether a request can wait for another member to be heard first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    Some,
+    None,
+}
+
+/// Another member is to be heard first.
+struct Awaited(MemberId);
+
+/// A request that waits for that.
+pub(super) struct Deferred {
+    id: MemberId,
+    sender: socket::Peer,
+    request: Vec<u8>,
+    holder: MemberId,
+}
+
 /// Who asks.
 #[derive(Clone, Copy)]
 struct Asker {
@@ -74,27 +92,87 @@ impl Keeper {
             return Heard::Over;
         };
         let request = std::mem::take(&mut self.request);
-        let goes_on = match request.get(..signed.len).and_then(Request::read) {
-            Some(asked) => self.weigh(id, sender, &asked),
-            None => false,
+        let bytes = request.get(..signed.len).unwrap_or(&[]);
+        let weighed = match Request::read(bytes) {
+            Some(asked) => self.weigh(id, sender, &asked, Patience::Some),
+            None => Ok(false),
+        };
+        let goes_on = match weighed {
+            Ok(goes_on) => goes_on,
+            Err(Awaited(holder)) => {
+                self.deferred.push_back(Deferred {
+                    id,
+                    sender,
+                    request: bytes.to_vec(),
+                    holder,
+                });
+                true
+            }
         };
         self.request = request;
         if goes_on { Heard::One } else { Heard::Over }
     }
 
+    /// Answers what waited for another member to be heard first.
+    //= spec/keeper.md#depart
+    pub(super) fn hear_deferred(&mut self) {
+        let mut budget = super::LAST_WORDS;
+        while let Some(one) = self.deferred.pop_front() {
+            let more = budget > 0 && self.has_more(one.holder);
+            budget = budget.saturating_sub(1);
+            let patience = match more {
+                true => Patience::Some,
+                false => Patience::None,
+            };
+            let weighed = match Request::read(&one.request) {
+                Some(asked) => self.weigh(one.id, one.sender, &asked, patience),
+                None => Ok(false),
+            };
+            match weighed {
+                Ok(true) => {}
+                Ok(false) => self.end_member(one.id),
+                Err(Awaited(holder)) => self.deferred.push_back(Deferred { holder, ..one }),
+            }
+        }
+    }
+
+    /// Who still runs what is to arrive at `epoch`, if it is to be heard first: its departure may be
+    /// on the way, and the token is faster.
+    fn awaited(&self, id: MemberId, index: u32, epoch: u64) -> Option<MemberId> {
+        let found = self.ledger.table().control(index as usize)?;
+        if found.transit().map(Control::serial) != Some(epoch) {
+            return None;
+        }
+        self.book.holder(index).filter(|holder| *holder != id)
+    }
+
     /// Asks the table of roles, and does what is permitted.
     //= spec/keeper.md#violations
-    fn weigh(&mut self, id: MemberId, sender: socket::Peer, asked: &Request<'_>) -> bool {
+    fn weigh(
+        &mut self,
+        id: MemberId,
+        sender: socket::Peer,
+        asked: &Request<'_>,
+        patience: Patience,
+    ) -> Result<bool, Awaited> {
         let Some(member) = self.members.get(id) else {
-            return true;
+            return Ok(true);
         };
         let (role, phase, only) = (member.role, member.phase, member.only);
         if !permits(role, phase, asked.ask()) {
-            return false;
+            return Ok(false);
+        }
+        // Looked at before it changes anything; an OPEN changes nothing, and is looked at when refused.
+        let waits = patience == Patience::Some;
+        if waits
+            && matches!(asked, Request::Arrive(_))
+            && let Some(holder) = self.awaits(id, asked)
+        {
+            return Err(Awaited(holder));
         }
         self.answer.truncate(0);
         let arrived = match (&member.process, asked) {
-            (None, Request::Hello) => return self.greet(id, sender.pid),
+            (None, Request::Hello) => return Ok(self.greet(id, sender.pid)),
             // Another process than the one that greeted: a child with its parent's connection.
             (Some(process), _) if process.identity.pid == sender.pid => {
                 let asker = Asker {
@@ -108,21 +186,44 @@ impl Keeper {
                 };
                 match self.fulfil(&asker, asked) {
                     Some(arrived) => arrived,
-                    None => return false,
+                    None => return Ok(false),
                 }
             }
-            _ => return false,
+            _ => return Ok(false),
         };
+        if waits
+            && matches!(asked, Request::Open(_))
+            && self.answer.first() == Some(&wire::REFUSED)
+            && let Some(holder) = self.awaits(id, asked)
+        {
+            return Err(Awaited(holder));
+        }
         if let Request::Ledger = asked {
-            return self.welcome(id);
+            return Ok(self.welcome(id));
         }
         let Some(member) = self.members.get_mut(id) else {
-            return true;
+            return Ok(true);
         };
         member.phase = after(role, phase, asked.ask(), arrived);
         fault::point("keeper.answering");
         //= spec/keeper.md#back-pressure
-        self.answer.is_empty() || socket::send_now(&member.socket, &self.answer).is_ok()
+        Ok(self.answer.is_empty() || socket::send_now(&member.socket, &self.answer).is_ok())
+    }
+
+    /// Who is to be heard before this can be answered.
+    fn awaits(&self, id: MemberId, asked: &Request<'_>) -> Option<MemberId> {
+        match asked {
+            Request::Open(handle) => {
+                let (index, epoch) = self.secrets.departure(handle)?;
+                self.awaited(id, index, epoch)
+            }
+            // What travels in a bundle was waited for.
+            Request::Arrive(items) => {
+                let one = wire::arriving(items).next()??;
+                self.awaited(id, one.index, one.epoch)
+            }
+            _ => None,
+        }
     }
 
     /// The first message: who it is, and what it gets.
@@ -239,6 +340,11 @@ impl Keeper {
         let deadline = terms.deadline.min(boottime_ms().saturating_add(longest));
         self.answer.put(&[wire::DEPARTED]);
         wire::write_count(&mut self.answer, leaving.len());
+        if leaving.len() == 1 {
+            // Nobody waits for an answer.
+            self.answer.truncate(0);
+        }
+        let answered = leaving.len() > 1;
         let mut bundle = None;
         for (number, one) in leaving.iter().enumerate() {
             let departed = match number > 0 && bundle.is_none() {
@@ -257,7 +363,9 @@ impl Keeper {
                 }
                 Err(code) => code,
             };
-            self.answer.put(&[code as u8]);
+            if answered {
+                self.answer.put(&[code as u8]);
+            }
             fault::point("keeper.departed");
         }
         Some(())

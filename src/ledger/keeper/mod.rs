@@ -27,6 +27,7 @@ pub(super) mod roles;
 mod secrets;
 mod succession;
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -40,6 +41,7 @@ pub use roles::Role;
 pub use secrets::KEYS;
 pub use succession::{Retiring, has_moved_out};
 
+use answers::Deferred;
 use book::Book;
 use members::{Members, from_key};
 use secrets::Secrets;
@@ -155,6 +157,8 @@ pub struct Keeper {
     left: bool,
     request: Vec<u8>,
     answer: Scratch,
+    /// Requests that another member is to be heard before.
+    deferred: VecDeque<Deferred>,
 }
 
 impl Keeper {
@@ -183,6 +187,7 @@ impl Keeper {
             left: false,
             request: vec![0; wire::LONGEST_REQUEST + 1],
             answer: Scratch::with_capacity(wire::LONGEST_ANSWER),
+            deferred: VecDeque::new(),
             ledger,
         })
     }
@@ -338,6 +343,7 @@ impl Keeper {
                     self.end_member(id);
                 }
             }
+            self.hear_deferred();
         });
         Ok(ready)
     }

@@ -125,6 +125,7 @@ impl Keeper {
             left: false,
             request: vec![0; wire::LONGEST_REQUEST + 1],
             answer: Scratch::with_capacity(wire::LONGEST_ANSWER),
+            deferred: std::collections::VecDeque::new(),
             ledger,
         })
     }
