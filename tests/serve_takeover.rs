@@ -282,3 +282,47 @@ fn restarts_in_a_row_refuse_nobody_and_lose_nothing() {
         assert_eq!(count, 1, "{:#?}", of_it.collect::<Vec<_>>());
     }
 }
+
+/// Servers come and go; a command is started as by the first one.
+//= proves spec/takeover.md#clean
+//= proves spec/succession.md#start
+#[test]
+fn commands_see_nothing_of_a_takeover() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use std::os::unix::process::CommandExt;
+    let few = Rlimit {
+        current: Some(321),
+        maximum: getrlimit(Resource::Nofile).maximum,
+    };
+    let tell = ["--exec", "/bin/sh", "-c", "ulimit -Sn; env"];
+    let serving = Serving::start_with(&tell, |command| {
+        let limited = move || Ok(setrlimit(Resource::Nofile, few)?);
+        // SAFETY: one system call between fork and exec.
+        unsafe { command.pre_exec(limited) };
+    });
+    let told = |serving: &Serving| {
+        let (output, errors, status) = run(serving.connect(&[]), b"");
+        assert!(status.success(), "{errors}");
+        assert!(!output.contains("BATON_SUCCESSION"), "{output}");
+        let limit = output.lines().next().map(str::to_owned);
+        assert_eq!(limit.as_deref(), Some("321"), "{output}");
+        let names = output
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once('='));
+        let mut names: Vec<String> = names.map(|(name, _)| name.to_owned()).collect();
+        names.sort_unstable();
+        names
+    };
+    let before = told(&serving);
+    assert!(before.iter().any(|name| name == "BATON_SESSION_ID"));
+    let mut process = serving.process();
+    for nth in 1..=2 {
+        signal_to(process, Signal::USR2);
+        let next = taken_over(&serving.log, nth);
+        wait_for_end(process);
+        assert_eq!(told(&serving), before);
+        process = next;
+    }
+    stop(process);
+}

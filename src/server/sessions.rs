@@ -196,7 +196,7 @@ impl Sessions {
             zygote,
         } = order;
         let session = pending.introduction.session();
-        pending.attempts += 1;
+        pending.attempts = pending.attempts.saturating_add(1);
         self.starting += 1;
         self.keys.insert(session, key);
         let listed = listing::Listed::new(&pending.introduction);
@@ -255,7 +255,7 @@ impl Sessions {
         }
         let mut pending = entry.pending?;
         self.starting = self.starting.saturating_sub(1);
-        pending.attempts -= 1;
+        pending.attempts = pending.attempts.saturating_sub(1);
         Some(pending)
     }
 
@@ -460,13 +460,20 @@ impl Sessions {
     pub(super) fn kill(&self, signal: Signal) {
         let groups = self.entries.values().map(Entry::group);
         for group in groups.chain(self.commands.values().map(|command| command.group)) {
-            // One that has just ended is no error.
-            let _ = i32::try_from(group)
-                .ok()
-                .and_then(Pid::from_raw)
-                .map(|group| kill_process_group(group, signal));
+            signal_group(group, signal);
         }
     }
+}
+
+fn signal_group(group: u32, signal: Signal) {
+    // One that has just ended is no error.
+    let _ = of_a_session(group).map(|group| kill_process_group(group, signal));
+}
+
+/// The group, if a session can have it: to signal group 1 is to signal everybody.
+fn of_a_session(group: u32) -> Option<Pid> {
+    let group = i32::try_from(group).ok().filter(|group| *group > 1);
+    group.and_then(Pid::from_raw)
 }
 
 /// Whether `process` has been waited for, by whoever had to.

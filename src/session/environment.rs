@@ -15,6 +15,7 @@ use x509_parser::time::ASN1Time;
 use crate::context::Facts;
 use crate::crypto::{self, Suite};
 use crate::name::{Kind, Name};
+use crate::succession::VARIABLE;
 
 use super::about::About;
 use super::user::User;
@@ -113,6 +114,8 @@ impl Environment {
         for servers in SERVICE {
             command.env_remove(servers);
         }
+        //= spec/takeover.md#clean
+        command.env_remove(VARIABLE);
         if let Some(user) = &self.user {
             user.describe_to(command);
         }

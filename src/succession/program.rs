@@ -61,11 +61,13 @@ impl Program {
     /// Starts it with `socket` as descriptor 0.
     //= spec/succession.md#start
     pub(crate) fn start(&self, socket: OwnedFd) -> io::Result<Child> {
-        Command::new(&self.path)
+        let mut command = Command::new(&self.path);
+        command
             .args(&self.arguments)
             .env(VARIABLE, process::pid().to_string())
-            .stdin(Stdio::from(socket))
-            .spawn()
+            .stdin(Stdio::from(socket));
+        // What this process has raised for itself, the next one raises for itself.
+        process::give_first_descriptor_limit(&mut command).spawn()
     }
 }
 

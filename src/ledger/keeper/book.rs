@@ -10,7 +10,6 @@ use std::collections::{BinaryHeap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::members::MemberId;
-use crate::ledger::header::MAX_ENTRIES;
 use crate::ledger::importer::Permitted;
 
 /// A departure: entry and epoch, which never come twice.
@@ -202,7 +201,13 @@ impl Book {
         let Some((holder, place)) = self.entry(index).holder.take() else {
             return false;
         };
-        let account = self.account(holder);
+        let account = self.accounts.get_mut(holder.index as usize);
+        let its = |account: &&mut Account| {
+            account.owner == Some(holder) && account.held.get(place) == Some(&index)
+        };
+        let Some(account) = account.filter(its) else {
+            return true;
+        };
         account.held.swap_remove(place);
         if let Some(moved) = account.held.get(place).copied() {
             self.entry(moved).holder = Some((holder, place));
@@ -260,20 +265,31 @@ impl Book {
         }
     }
 
-    /// The memory of the keeper before this one. None when it cannot be one.
+    /// The memory of the keeper before this one, of a ledger with so many entries. None when it
+    /// cannot be one.
     //= spec/keeper.md#succession
-    pub(super) fn succeed(inventory: Inventory) -> Option<Self> {
+    pub(super) fn succeed(
+        inventory: Inventory,
+        capacity: u32,
+        is_member: impl Fn(MemberId) -> bool,
+    ) -> Option<Self> {
         let mut book = Self::default();
         for (index, listed) in inventory.entries {
-            if u64::from(index) >= MAX_ENTRIES {
+            if index >= capacity || listed.pid == 0 || book.pid(index) != 0 {
                 return None;
             }
             if let Some(holder) = listed.holder {
+                if !is_member(holder) {
+                    return None;
+                }
                 book.give(index, holder, listed.pid);
                 continue;
             }
             if let Some(payer) = listed.payer {
-                book.account(payer).charged += 1;
+                // Who exported it may have ended since, and another may have its place.
+                if is_member(payer) {
+                    book.account(payer).charged += 1;
+                }
                 book.in_transit += 1;
             }
             if let Some((first, importer)) = listed.bundle {
@@ -288,6 +304,10 @@ impl Book {
                 cookie: listed.cookie,
                 bundle: listed.bundle.map(|(first, _)| first),
             };
+        }
+        let within = |(_, (index, _)): &(u64, Departed)| *index < capacity;
+        if !inventory.deadlines.iter().all(within) {
+            return None;
         }
         book.deadlines = inventory.deadlines.into_iter().map(Reverse).collect();
         Some(book)

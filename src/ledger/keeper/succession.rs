@@ -94,11 +94,6 @@ impl Keeper {
             return Err(damaged);
         };
         let ledger = Ledger::kept_after(&before)?;
-        let lifeline = Lifeline::tie(ledger.mapping(), KEEPER)?;
-        ledger.processes().leave(inventory.slot);
-        let slot = ledger
-            .enroll(&Identity::own()?, process::word())?
-            .ok_or(Error::TooManyProcesses)?;
         let most = ledger.options().processes.saturating_sub(1) as usize;
         let mut members = Members::new(most)?;
         for listed in &inventory.members {
@@ -109,12 +104,21 @@ impl Keeper {
         if fds.next().is_some() {
             return Err(damaged);
         }
+        let is_member = |id| members.get(id).is_some();
+        let capacity = ledger.options().capacity;
+        let book = Book::succeed(inventory.book, capacity, is_member).ok_or(damaged)?;
+        // Last, when nothing of it is in doubt: from here on the ledger is written to.
+        let lifeline = Lifeline::tie(ledger.mapping(), KEEPER)?;
+        ledger.processes().leave(inventory.slot);
+        let slot = ledger
+            .enroll(&Identity::own()?, process::word())?
+            .ok_or(Error::TooManyProcesses)?;
         Ok(Self {
             lifeline,
             slot,
             secrets: Secrets::succeed(inventory.key, keys),
             members,
-            book: Book::succeed(inventory.book).ok_or(damaged)?,
+            book,
             options: Options {
                 ledger: ledger.options(),
                 quota: inventory.quota,

@@ -222,6 +222,70 @@ fn a_hundred_thousand_hops_leave_nothing_behind() {
     assert!(book.held(id).is_empty());
 }
 
+/// Who exported a context may be gone, and another have its place: what that one has stays its own.
+//= proves spec/keeper.md#succession
+#[test]
+fn a_book_goes_on_with_what_those_have_left_who_are_gone() {
+    let id = |index, generation| MemberId { index, generation };
+    let (gone, here) = (id(0, 1), id(0, 2));
+    let mut book = Book::default();
+    book.give(7, gone, 1);
+    let terms = (crate::ledger::Permitted::Anyone, None);
+    book.send((7, 1), 5, terms, None);
+    book.give(3, here, 2);
+    let is_here = |id| id == here;
+    let mut book = Book::succeed(book.inventory(), 8, is_here).unwrap();
+    assert_eq!((book.held(here).to_vec(), book.charged(here)), (vec![3], 1));
+    assert_eq!((book.holder(3), book.payer(7)), (Some(here), Some(gone)));
+    book.settle(7);
+    book.give(7, here, 2);
+    assert_eq!(
+        (book.held(here).to_vec(), book.charged(here)),
+        (vec![3, 7], 2)
+    );
+    book.settle(3);
+    assert_eq!((book.held(here).to_vec(), book.charged(here)), (vec![7], 1));
+}
+
+/// An inventory that no book has written.
+//= proves spec/keeper.md#succession
+#[test]
+fn a_book_that_cannot_be_is_none() {
+    let id = MemberId {
+        index: 0,
+        generation: 1,
+    };
+    let of = |entries: &[u32], in_transit: bool| {
+        let mut book = Book::default();
+        for index in entries {
+            book.give(*index, id, 1);
+            if in_transit {
+                let terms = (crate::ledger::Permitted::Anyone, None);
+                book.send((*index, 1), 5, terms, None);
+            }
+        }
+        postcard::to_allocvec(&book.inventory()).unwrap()
+    };
+    let succeed = |bytes: &[u8], capacity, lives| {
+        let inventory = postcard::from_bytes(bytes).unwrap();
+        Book::succeed(inventory, capacity, |_| lives).is_some()
+    };
+    for in_transit in [false, true] {
+        let one = of(&[3], in_transit);
+        assert!(succeed(&one, 4, true));
+        // Beyond the ledger.
+        assert!(!succeed(&one, 3, true));
+        // Of nobody: only what is in transit can be.
+        assert_eq!(succeed(&one, 4, false), in_transit);
+    }
+    let mut twice = of(&[2, 3], false);
+    assert!(succeed(&twice, 4, true));
+    // The number of entries, one entry, and the second one's number.
+    let second = 1 + (twice.len() - 2) / 2;
+    assert_eq!(std::mem::replace(&mut twice[second], 2), 3);
+    assert!(!succeed(&twice, 4, true));
+}
+
 /// A place that another connection has by now is not the one that was meant.
 #[test]
 fn a_connection_that_has_ended_is_ended_once() {

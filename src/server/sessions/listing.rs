@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::server::tally;
 use crate::session::parcel::Introduction;
 use crate::sys::clock;
 
-use super::{Entry, Sessions};
+use super::{Entry, Sessions, signal_group};
 
 /// What a session shows of itself.
 pub(super) struct Listed {
@@ -89,11 +89,8 @@ impl Entry {
         if !self.listed.cut_off {
             return;
         }
-        let group = i32::try_from(self.group()).ok().and_then(Pid::from_raw);
-        if let Some(group) = group {
-            // One that has just ended is no error; one that leads no group yet reports when it does.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
+        // One that leads no group yet reports when it does.
+        signal_group(self.group(), Signal::KILL);
     }
 
     /// Counts the end of a session that some process ran.

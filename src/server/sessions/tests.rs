@@ -107,3 +107,12 @@ fn a_session_that_asks_for_connections_without_end_has_three() {
         assert_eq!(keeper.members() - before, if moves { 2 } else { 0 });
     }
 }
+
+/// Whatever a zygote or a session says its process is.
+#[test]
+fn no_session_is_everybody() {
+    for nobody in [0, 1, 1 << 31, u32::MAX] {
+        assert_eq!(of_a_session(nobody), None);
+    }
+    assert!(of_a_session(VICTIM).is_some());
+}

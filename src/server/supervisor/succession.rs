@@ -24,10 +24,11 @@ use super::super::subprocess::{Next, Subprocess};
 use super::super::takeover::{self, Failed, Heard, Successor};
 use super::super::telling::{FromHandshaker, ToHandshaker};
 use super::super::{Error, Kept, Server};
+use super::forked::{Forked, become_one};
 use super::operators::Operators;
-use super::{
-    Common, Forked, More, Own, Role, Stopping, Supervisor, become_one, system, wait_readable,
-};
+use super::start::{Common, More, Own, system, wait_readable};
+use super::stopping::Stopping;
+use super::{Role, Supervisor};
 
 /// The one version of the estate.
 const VERSION: u16 = 1;

@@ -11,6 +11,8 @@ mod tests;
 mod user;
 
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -203,4 +205,12 @@ pub fn restore_descriptor_limit() -> io::Result<()> {
         setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
     }
     Ok(())
+}
+
+/// Has `command` run with as many descriptors as this process had before
+/// [`raise_descriptor_limit`].
+pub fn give_first_descriptor_limit(command: &mut Command) -> &mut Command {
+    // SAFETY: What runs between fork and exec loads an atomic and makes two system calls: it takes
+    // no lock, and allocates nothing.
+    unsafe { command.pre_exec(restore_descriptor_limit) }
 }
