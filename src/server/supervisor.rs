@@ -11,6 +11,7 @@
 
 mod beginning;
 mod handshakers;
+mod leftovers;
 mod operators;
 mod succession;
 
@@ -52,6 +53,8 @@ use super::{Error, Reload, Server, Terms};
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How long they then have to obey.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
+/// How often they are killed before they are left behind.
+const KILLS: u32 = 5;
 /// Messages of one process that are heard in one turn, so that nobody holds up the others.
 const AT_ONCE: usize = 64;
 
@@ -130,8 +133,8 @@ enum Stopping {
     No,
     /// Sessions may end by themselves until then.
     Waiting(Instant),
-    /// They were told to end, and are killed then.
-    Told(Instant),
+    /// They were told to end, and are killed then, so many times.
+    Told(Instant, u32),
 }
 
 /// Waits, without limit, until one of these can be read.
@@ -322,7 +325,7 @@ impl Supervisor {
     fn next_due(&self) -> Option<Instant> {
         let stop = match self.stopping {
             Stopping::No => None,
-            Stopping::Waiting(until) | Stopping::Told(until) => Some(until),
+            Stopping::Waiting(until) | Stopping::Told(until, _) => Some(until),
         };
         if !matches!(self.stopping, Stopping::No) {
             // Nobody who ends now is replaced.
@@ -468,11 +471,11 @@ impl Supervisor {
                 ));
             }
             Stopping::Waiting(_) => {
-                self.stopping = Stopping::Told(Instant::now() + KILL_LIMIT);
+                self.stopping = Stopping::Told(Instant::now() + KILL_LIMIT, KILLS);
                 log::line(format_args!("stopping: ending {sessions} sessions"));
                 self.sessions.kill(Signal::TERM);
             }
-            Stopping::Told(_) => {}
+            Stopping::Told(..) => {}
         }
     }
 
@@ -480,9 +483,14 @@ impl Supervisor {
     fn press_on(&mut self) {
         match self.stopping {
             Stopping::Waiting(until) if until <= Instant::now() => self.stop(),
-            Stopping::Told(until) if until <= Instant::now() => {
-                self.stopping = Stopping::Told(Instant::now() + KILL_LIMIT);
+            Stopping::Told(until, 0) if until <= Instant::now() => {
+                let left = self.sessions.abandon(&mut self.keeper);
+                log::line(format_args!("stopping: {left} sessions do not end"));
+            }
+            Stopping::Told(until, left) if until <= Instant::now() => {
+                self.stopping = Stopping::Told(Instant::now() + KILL_LIMIT, left - 1);
                 self.sessions.kill(Signal::KILL);
+                self.kill_leftovers();
             }
             _ => {}
         }

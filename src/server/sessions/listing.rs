@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 
 use serde::{Deserialize, Serialize};
 
@@ -89,11 +89,7 @@ impl Entry {
         if !self.listed.cut_off {
             return;
         }
-        let group = i32::try_from(self.group()).ok().and_then(Pid::from_raw);
-        if let Some(group) = group {
-            // One that has just ended is no error; one that leads no group yet reports when it does.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
+        self.kill(Signal::KILL);
     }
 
     /// Counts the end of a session that some process ran.
