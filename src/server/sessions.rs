@@ -18,7 +18,7 @@ use std::process::ExitStatus;
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, test_kill_process, waitid,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -29,6 +29,7 @@ use crate::ledger::keeper::{Keeper, MemberId, Role};
 use crate::session::log;
 use crate::session::parcel::Introduction;
 use crate::session::report::{Ending, Next, Report, Reports};
+use crate::sys::process::process_group_of;
 
 use ending::{Died, cause};
 
@@ -325,7 +326,19 @@ impl Sessions {
             };
             match reports.next() {
                 Next::Report(Report::Running { process, .. }) => {
-                    self.tally.imported(entry.leader == 0);
+                    let is_first = entry.pending.is_some();
+                    // Whoever forked the first knows it, and the keeper knows who runs what.
+                    let process = match entry.first.process() {
+                        first if is_first && first != 0 => first,
+                        _ if entry.is_run_by(process, keeper) => process,
+                        _ if is_first => NOBODY,
+                        _ => continue,
+                    };
+                    if process == entry.process && !is_first {
+                        // Told before.
+                        continue;
+                    }
+                    self.tally.imported(is_first);
                     entry.listed.imported();
                     match entry.pending.take() {
                         // The first is entered by whoever waits for it.
@@ -334,8 +347,6 @@ impl Sessions {
                             entry.leader = process;
                             pending.introduction.log_started(process);
                         }
-                        // The keeper knows who runs what.
-                        None if !entry.is_run_by(process, keeper) => continue,
                         None => {
                             // One a session, and never another session's, whatever it claims.
                             if entry.process != entry.first.process()
@@ -354,6 +365,10 @@ impl Sessions {
                 }
                 Next::Report(Report::Command { process }) if !entry.has_command => {
                     entry.has_command = true;
+                    if !entry.has_in_its_group(process) {
+                        // Waited for already, or never one of its own.
+                        continue;
+                    }
                     self.commands.insert(
                         process,
                         Command {
@@ -456,13 +471,41 @@ impl Sessions {
         });
     }
 
-    /// Sends `signal` to every process of every session, and to the commands that are left.
+    /// Sends `signal` to every process of every session, and to the commands that are left. Those
+    /// that have left the session's group are not among them.
     pub(super) fn kill(&self, signal: Signal) {
-        let groups = self.entries.values().map(Entry::group);
-        for group in groups.chain(self.commands.values().map(|command| command.group)) {
-            signal_group(group, signal);
+        self.entries.values().for_each(|entry| entry.kill(signal));
+        for command in self.commands.values() {
+            signal_group(command.group, signal);
         }
     }
+
+    /// Waits no more for what does not end. Answers how many sessions that were.
+    pub(super) fn abandon(&mut self, keeper: &mut Keeper) -> usize {
+        for entry in self.entries.values_mut() {
+            entry.members.drain(..).for_each(|id| keeper.remove(id));
+            if entry.pending.is_some() {
+                keeper.revoke(entry.session.as_bytes());
+            }
+        }
+        self.collect(keeper);
+        self.entries.values_mut().for_each(Entry::tell);
+        let left = self.entries.len();
+        let tally = std::mem::take(&mut self.tally);
+        *self = Self {
+            tally,
+            ..Self::default()
+        };
+        left
+    }
+}
+
+/// A process that is none: of what says it runs a session when nobody knows better.
+const NOBODY: u32 = u32::MAX;
+
+/// A process, or a group, that can be signalled.
+fn numbered(process: u32) -> Option<Pid> {
+    i32::try_from(process).ok().and_then(Pid::from_raw)
 }
 
 fn signal_group(group: u32, signal: Signal) {
@@ -472,13 +515,12 @@ fn signal_group(group: u32, signal: Signal) {
 
 /// The group, if a session can have it: to signal group 1 is to signal everybody.
 fn of_a_session(group: u32) -> Option<Pid> {
-    let group = i32::try_from(group).ok().filter(|group| *group > 1);
-    group.and_then(Pid::from_raw)
+    numbered(group).filter(|group| group.as_raw_pid() > 1)
 }
 
 /// Whether `process` has been waited for, by whoever had to.
 fn is_reaped(process: u32) -> bool {
-    let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else {
+    let Some(pid) = numbered(process) else {
         return true;
     };
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
@@ -492,11 +534,25 @@ impl Entry {
     fn group(&self) -> u32 {
         match self.first.process() {
             0 if self.leader > 1 => {
-                let leads = |pid: Pid| rustix::process::getpgid(Some(pid)) == Ok(pid);
-                let leader = i32::try_from(self.leader).ok().and_then(Pid::from_raw);
-                leader.filter(|pid| leads(*pid)).map_or(0, |_| self.leader)
+                let leads = process_group_of(self.leader).is_ok_and(|group| group == self.leader);
+                if leads { self.leader } else { 0 }
             }
             process => process,
+        }
+    }
+
+    /// Whether there is such a process in its group.
+    fn has_in_its_group(&self, process: u32) -> bool {
+        let group = process_group_of(process);
+        group.is_ok_and(|group| group != 0 && group == self.group())
+    }
+
+    /// Sends `signal` to its group, and to its first process, which need not lead it yet.
+    fn kill(&self, signal: Signal) {
+        // One that has just ended is no error.
+        signal_group(self.group(), signal);
+        if let First::Forked(process) | First::Orphaned(Some(process)) = self.first {
+            let _ = numbered(process).map(|process| kill_process(process, signal));
         }
     }
 
