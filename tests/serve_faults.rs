@@ -275,9 +275,10 @@ fn nothing_is_left_of_many_sessions() {
         serves(&serving);
         serving.log.wait_for_nth(number, " ended: ");
     }
-    // The end of the last session may not be settled, nor that of the first when it was counted.
+    // The line comes before the server has closed what it had of a session: eight descriptors at
+    // most. One left behind by each would be nineteen.
     let process = serving.process();
-    assert!(descriptors().abs_diff(before) <= 2);
+    assert!(descriptors() <= before + 8);
     let (status, log) = serving.stop();
     assert!(status.success() && serving::group(process).is_empty());
     assert!(

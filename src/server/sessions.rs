@@ -8,6 +8,7 @@
 
 mod ending;
 pub(super) mod estate;
+mod killing;
 mod listing;
 
 use std::collections::{HashMap, HashSet};
@@ -17,9 +18,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, test_kill_process, waitid,
-};
+use rustix::process::{Pid, WaitId, WaitIdOptions, test_kill_process, waitid};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -56,6 +55,8 @@ pub(super) struct Sessions {
     heard: HashSet<u64>,
     /// Commands that were started on a session's plaintext, and their process groups.
     commands: HashMap<u32, Command>,
+    /// For whom a zygote is kept that forks nothing more: one of its sessions.
+    kept_for: HashMap<u64, u64>,
     /// What was counted.
     pub(super) tally: tally::Sessions,
     /// Entries whose connection is still here.
@@ -308,9 +309,19 @@ impl Sessions {
     }
 
     /// Whether a zygote has processes to wait for.
-    pub(super) fn has_any_of(&self, zygote: u64) -> bool {
-        self.entries.values().any(|entry| entry.zygote == zygote)
-            || self.commands.values().any(|one| one.zygote == zygote)
+    pub(super) fn has_any_of(&mut self, zygote: u64) -> bool {
+        let of_it = |entry: &Entry| entry.zygote == zygote;
+        // Looked for again only once the one that was found is over.
+        let found = self.kept_for.get(&zygote);
+        if found.is_some_and(|key| self.entries.get(key).is_some_and(of_it)) {
+            return true;
+        }
+        if let Some((key, _)) = self.entries.iter().find(|(_, entry)| of_it(entry)) {
+            self.kept_for.insert(zygote, *key);
+            return true;
+        }
+        self.kept_for.remove(&zygote);
+        self.commands.values().any(|one| one.zygote == zygote)
     }
 
     /// Reads the reports of the session under `key`.
@@ -470,57 +481,20 @@ impl Sessions {
             }
         });
     }
-
-    /// Sends `signal` to every process of every session, and to the commands that are left. Those
-    /// that have left the session's group are not among them.
-    pub(super) fn kill(&self, signal: Signal) {
-        self.entries.values().for_each(|entry| entry.kill(signal));
-        for command in self.commands.values() {
-            signal_group(command.group, signal);
-        }
-    }
-
-    /// Waits no more for what does not end. Answers how many sessions that were.
-    pub(super) fn abandon(&mut self, keeper: &mut Keeper) -> usize {
-        for entry in self.entries.values_mut() {
-            entry.members.drain(..).for_each(|id| keeper.remove(id));
-            if entry.pending.is_some() {
-                keeper.revoke(entry.session.as_bytes());
-            }
-        }
-        self.collect(keeper);
-        self.entries.values_mut().for_each(Entry::tell);
-        let left = self.entries.len();
-        let tally = std::mem::take(&mut self.tally);
-        *self = Self {
-            tally,
-            ..Self::default()
-        };
-        left
-    }
 }
 
 /// A process that is none: of what says it runs a session when nobody knows better.
 const NOBODY: u32 = u32::MAX;
 
-/// A process, or a group, that can be signalled.
-fn numbered(process: u32) -> Option<Pid> {
-    i32::try_from(process).ok().and_then(Pid::from_raw)
-}
-
-fn signal_group(group: u32, signal: Signal) {
-    // One that has just ended is no error.
-    let _ = of_a_session(group).map(|group| kill_process_group(group, signal));
-}
-
-/// The group, if a session can have it: to signal group 1 is to signal everybody.
-fn of_a_session(group: u32) -> Option<Pid> {
-    numbered(group).filter(|group| group.as_raw_pid() > 1)
+/// A process, or a group, that a session can have: to signal group 1 is to signal everybody.
+fn of_a_session(process: u32) -> Option<Pid> {
+    let process = i32::try_from(process).ok().filter(|process| *process > 1);
+    process.and_then(Pid::from_raw)
 }
 
 /// Whether `process` has been waited for, by whoever had to.
 fn is_reaped(process: u32) -> bool {
-    let Some(pid) = numbered(process) else {
+    let Some(pid) = of_a_session(process) else {
         return true;
     };
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
@@ -538,21 +512,6 @@ impl Entry {
                 if leads { self.leader } else { 0 }
             }
             process => process,
-        }
-    }
-
-    /// Whether there is such a process in its group.
-    fn has_in_its_group(&self, process: u32) -> bool {
-        let group = process_group_of(process);
-        group.is_ok_and(|group| group != 0 && group == self.group())
-    }
-
-    /// Sends `signal` to its group, and to its first process, which need not lead it yet.
-    fn kill(&self, signal: Signal) {
-        // One that has just ended is no error.
-        signal_group(self.group(), signal);
-        if let First::Forked(process) | First::Orphaned(Some(process)) = self.first {
-            let _ = numbered(process).map(|process| kill_process(process, signal));
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) enum Stopping {
     No,
     /// Sessions may end by themselves until then.
     Waiting(Instant),
-    /// They were told to end, and are killed then, so many times.
+    /// They were told to end, and are killed then; so often more, before they are left behind.
     Told(Instant, u32),
 }
 
