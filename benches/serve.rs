@@ -11,6 +11,10 @@
 //! - `bulk_over_bare`: one session that echoes 1 GiB.
 //! - `exec_over_best`: sessions a second with `--exec cat`, over the better of `socat` and
 //!   `stunnel` where these are installed.
+//! - `fork_us`: the zygote's fork, with no other session, and how it grows with 100,000 (quick: 5,000)
+//!   live ones; `start_us` is all that the supervisor waits for, from its order to the answer.
+//! - `bytes_per_session_process`: private memory of an idle session's process beside 200 others, its
+//!   page tables not counted: they are told apart.
 //!
 //! `BATON_BENCH_QUICK=1` takes some 10 s.
 
@@ -27,6 +31,10 @@
 mod bare;
 #[path = "serve/clients.rs"]
 mod clients;
+#[path = "serve/growth.rs"]
+mod growth;
+#[path = "serve/idle.rs"]
+mod idle;
 #[path = "serve/others.rs"]
 mod others;
 
@@ -54,11 +62,14 @@ fn main() {
         true => (3, Duration::from_millis(500)),
         false => (9, Duration::from_secs(3)),
     };
+    growth::run(quick());
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("baton");
     let ours = Serving::start(&state, &[]);
     let bare = bare::Server::start(&state.join("identity"));
     let clients = Clients::new(&state.join("identity/ca.pem"));
+    let idle = if quick() { 50 } else { 200 };
+    idle::run(&clients, ours.child.id(), ours.address, idle);
     let (mut sessions, mut absolute, mut costs) = (vec![], vec![], vec![]);
     for _ in 0..rounds {
         let before = ours.cpu();

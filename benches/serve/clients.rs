@@ -58,6 +58,15 @@ impl Clients {
         Ok(())
     }
 
+    /// A session that has echoed something and goes on until it is dropped.
+    pub(super) fn hold(&self, address: SocketAddr) -> io::Result<impl Sized + use<>> {
+        let mut stream = self.connect(address)?;
+        let mut echoed = [0; 64];
+        stream.write_all(&echoed)?;
+        stream.read_exact(&mut echoed)?;
+        Ok(stream)
+    }
+
     /// Sessions one after the other in each of so many threads, for so long; how many there were,
     /// and how many a second. What fails is no session: some servers refuse when they are busy.
     pub(super) fn sessions(

@@ -134,7 +134,6 @@ const ALWAYS: &[libc::c_long] = &[
     libc::SYS_sendmsg,
     libc::SYS_shutdown,
     libc::SYS_getsockopt,
-    libc::SYS_setsockopt,
     libc::SYS_getsockname,
     libc::SYS_getpeername,
     libc::SYS_fstat,
@@ -190,7 +189,6 @@ const OF_HANDSHAKER: &[libc::c_long] = &[libc::SYS_accept4];
 const OF_ZYGOTE: &[libc::c_long] = &[
     libc::SYS_wait4,
     libc::SYS_waitid,
-    libc::SYS_pidfd_send_signal,
     libc::SYS_pipe2,
     libc::SYS_setpgid,
     libc::SYS_set_robust_list,
@@ -243,6 +241,9 @@ fn filter(role: Role, needs_proc: bool) -> Result<BpfProgram, Refused> {
         only(1, &ABOUT_DESCRIPTORS).map_err(&refused)?,
     );
     rules.insert(libc::SYS_ioctl, only(1, &ON_DESCRIPTORS).map_err(&refused)?);
+    let options = SOCKET_OPTIONS.map(|(level, option)| both((1, level), (2, option)));
+    let options = options.into_iter().collect::<Result<Vec<_>, _>>();
+    rules.insert(libc::SYS_setsockopt, options.map_err(&refused)?);
     if needs_proc {
         rules.insert(
             libc::SYS_openat,
@@ -306,6 +307,17 @@ const ABOUT_DESCRIPTORS: [u64; 6] = [
 /// What `ioctl` may do: nothing to a terminal.
 const ON_DESCRIPTORS: [u64; 2] = [libc::FIONBIO, libc::FIOCLEX];
 
+/// What `setsockopt` may set, and of which level. Above all not `SO_LINGER`: the last process that
+/// closes such a socket waits, and with a descriptor that is sent to it that can be any process.
+const SOCKET_OPTIONS: [(u64, u64); 6] = [
+    (libc::SOL_SOCKET as u64, libc::SO_RCVTIMEO as u64),
+    (libc::SOL_SOCKET as u64, libc::SO_SNDTIMEO as u64),
+    (libc::SOL_SOCKET as u64, libc::SO_RCVTIMEO_NEW as u64),
+    (libc::SOL_SOCKET as u64, libc::SO_SNDTIMEO_NEW as u64),
+    (libc::SOL_SOCKET as u64, libc::SO_KEEPALIVE as u64),
+    (libc::IPPROTO_TCP as u64, libc::TCP_NODELAY as u64),
+];
+
 /// What `openat` may not be asked for.
 const WRITING: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u64;
 
@@ -323,6 +335,14 @@ fn exactly(argument: u8, value: u64) -> Result<SeccompRule, seccompiler::Backend
     let equal = SeccompCmpOp::Eq;
     let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, equal, value)?;
     SeccompRule::new(vec![condition])
+}
+
+/// A call two of whose arguments are these.
+fn both(one: (u8, u64), other: (u8, u64)) -> Result<SeccompRule, seccompiler::BackendError> {
+    let is = |(argument, value)| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+    };
+    SeccompRule::new(vec![is(one)?, is(other)?])
 }
 
 /// A call whose argument has none of `bits`.

@@ -8,6 +8,7 @@
 
 mod ending;
 pub(super) mod estate;
+mod killing;
 mod listing;
 
 use std::collections::{HashMap, HashSet};
@@ -17,9 +18,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process, waitid,
-};
+use rustix::process::{Pid, WaitId, WaitIdOptions, test_kill_process, waitid};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -29,6 +28,7 @@ use crate::ledger::keeper::{Keeper, MemberId, Role};
 use crate::session::log;
 use crate::session::parcel::Introduction;
 use crate::session::report::{Ending, Next, Report, Reports};
+use crate::sys::process::process_group_of;
 
 use ending::{Died, cause};
 
@@ -55,6 +55,8 @@ pub(super) struct Sessions {
     heard: HashSet<u64>,
     /// Commands that were started on a session's plaintext, and their process groups.
     commands: HashMap<u32, Command>,
+    /// For whom a zygote is kept that forks nothing more: one of its sessions.
+    kept_for: HashMap<u64, u64>,
     /// What was counted.
     pub(super) tally: tally::Sessions,
     /// Entries whose connection is still here.
@@ -307,9 +309,19 @@ impl Sessions {
     }
 
     /// Whether a zygote has processes to wait for.
-    pub(super) fn has_any_of(&self, zygote: u64) -> bool {
-        self.entries.values().any(|entry| entry.zygote == zygote)
-            || self.commands.values().any(|one| one.zygote == zygote)
+    pub(super) fn has_any_of(&mut self, zygote: u64) -> bool {
+        let of_it = |entry: &Entry| entry.zygote == zygote;
+        // Looked for again only once the one that was found is over.
+        let found = self.kept_for.get(&zygote);
+        if found.is_some_and(|key| self.entries.get(key).is_some_and(of_it)) {
+            return true;
+        }
+        if let Some((key, _)) = self.entries.iter().find(|(_, entry)| of_it(entry)) {
+            self.kept_for.insert(zygote, *key);
+            return true;
+        }
+        self.kept_for.remove(&zygote);
+        self.commands.values().any(|one| one.zygote == zygote)
     }
 
     /// Reads the reports of the session under `key`.
@@ -325,7 +337,19 @@ impl Sessions {
             };
             match reports.next() {
                 Next::Report(Report::Running { process, .. }) => {
-                    self.tally.imported(entry.leader == 0);
+                    let is_first = entry.pending.is_some();
+                    // Whoever forked the first knows it, and the keeper knows who runs what.
+                    let process = match entry.first.process() {
+                        first if is_first && first != 0 => first,
+                        _ if entry.is_run_by(process, keeper) => process,
+                        _ if is_first => NOBODY,
+                        _ => continue,
+                    };
+                    if process == entry.process && !is_first {
+                        // Told before.
+                        continue;
+                    }
+                    self.tally.imported(is_first);
                     entry.listed.imported();
                     match entry.pending.take() {
                         // The first is entered by whoever waits for it.
@@ -334,8 +358,6 @@ impl Sessions {
                             entry.leader = process;
                             pending.introduction.log_started(process);
                         }
-                        // The keeper knows who runs what.
-                        None if !entry.is_run_by(process, keeper) => continue,
                         None => {
                             // One a session, and never another session's, whatever it claims.
                             if entry.process != entry.first.process()
@@ -354,6 +376,10 @@ impl Sessions {
                 }
                 Next::Report(Report::Command { process }) if !entry.has_command => {
                     entry.has_command = true;
+                    if !entry.has_in_its_group(process) {
+                        // Waited for already, or never one of its own.
+                        continue;
+                    }
                     self.commands.insert(
                         process,
                         Command {
@@ -455,30 +481,20 @@ impl Sessions {
             }
         });
     }
-
-    /// Sends `signal` to every process of every session, and to the commands that are left.
-    pub(super) fn kill(&self, signal: Signal) {
-        let groups = self.entries.values().map(Entry::group);
-        for group in groups.chain(self.commands.values().map(|command| command.group)) {
-            signal_group(group, signal);
-        }
-    }
 }
 
-fn signal_group(group: u32, signal: Signal) {
-    // One that has just ended is no error.
-    let _ = of_a_session(group).map(|group| kill_process_group(group, signal));
-}
+/// A process that is none: of what says it runs a session when nobody knows better.
+const NOBODY: u32 = u32::MAX;
 
-/// The group, if a session can have it: to signal group 1 is to signal everybody.
-fn of_a_session(group: u32) -> Option<Pid> {
-    let group = i32::try_from(group).ok().filter(|group| *group > 1);
-    group.and_then(Pid::from_raw)
+/// A process, or a group, that a session can have: to signal group 1 is to signal everybody.
+fn of_a_session(process: u32) -> Option<Pid> {
+    let process = i32::try_from(process).ok().filter(|process| *process > 1);
+    process.and_then(Pid::from_raw)
 }
 
 /// Whether `process` has been waited for, by whoever had to.
 fn is_reaped(process: u32) -> bool {
-    let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else {
+    let Some(pid) = of_a_session(process) else {
         return true;
     };
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
@@ -492,9 +508,8 @@ impl Entry {
     fn group(&self) -> u32 {
         match self.first.process() {
             0 if self.leader > 1 => {
-                let leads = |pid: Pid| rustix::process::getpgid(Some(pid)) == Ok(pid);
-                let leader = i32::try_from(self.leader).ok().and_then(Pid::from_raw);
-                leader.filter(|pid| leads(*pid)).map_or(0, |_| self.leader)
+                let leads = process_group_of(self.leader).is_ok_and(|group| group == self.leader);
+                if leads { self.leader } else { 0 }
             }
             process => process,
         }

@@ -10,6 +10,7 @@
 mod beginning;
 mod forked;
 mod handshakers;
+mod leftovers;
 mod operators;
 mod start;
 mod stopping;
@@ -144,7 +145,7 @@ impl Supervisor {
     fn next_due(&self) -> Option<Instant> {
         let stop = match self.stopping {
             Stopping::No => None,
-            Stopping::Waiting(until) | Stopping::Told(until) => Some(until),
+            Stopping::Waiting(until) | Stopping::Told(until, _) => Some(until),
         };
         if !matches!(self.stopping, Stopping::No) {
             // Nobody who ends now is replaced.

@@ -16,6 +16,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::ledger::Domain;
 use crate::status::Minor;
 use crate::sys::process::{self, Fork, fork};
+use crate::sys::socket;
 use crate::transfer::{Export, Importer};
 
 use super::channel::Channel;
@@ -70,7 +71,7 @@ pub fn hop<C: Channel>(
             return After::Here(channel);
         }
     };
-    let failed = match acknowledged_fork() {
+    let failed = match acknowledged_fork(&keeper) {
         Ok(Side::Successor(acknowledge)) => {
             let own = Domain::kept(keeper);
             let imported = match own {
@@ -127,22 +128,29 @@ enum Side {
     Predecessor { acknowledged: bool },
 }
 
-/// Forks, and in the parent waits until the child has written to the pipe it was given.
-fn acknowledged_fork() -> std::io::Result<Side> {
+/// Forks, and in the parent waits until the child has written to the pipe it was given. One that
+/// does not has no part in the domain any more: `keeper`, the connection it was to have, is ended.
+///
+/// It is not killed for that: a process that may send signals could send them to others.
+fn acknowledged_fork(keeper: &OwnedFd) -> std::io::Result<Side> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
     match fork()? {
         Fork::Child => Ok(Side::Successor(writer)),
         Fork::Parent(mut child) => {
             // Or its end could not be read here.
             drop(writer);
-            let acknowledged = readable(&reader) && {
+            let in_time = readable(&reader);
+            let acknowledged = in_time && {
                 let mut byte = [0];
                 File::from(reader).read_exact(&mut byte).is_ok()
             };
             if !acknowledged {
                 // It must not import any more when this process tries to.
-                let _ = child.kill(process::Signal::KILL);
-                let _ = child.wait();
+                socket::end(keeper);
+                if in_time {
+                    // It has ended, or is about to.
+                    let _ = child.wait();
+                }
             }
             Ok(Side::Predecessor { acknowledged })
         }

@@ -107,6 +107,11 @@ impl Lines {
         guard.lines.clone()
     }
 
+    /// All lines so far.
+    pub fn so_far(&self) -> Vec<String> {
+        self.0.0.lock().unwrap().lines.clone()
+    }
+
     /// The lines so far that hold `text`.
     pub fn count(&self, text: &str) -> usize {
         self.0
@@ -302,8 +307,12 @@ impl Drop for Serving {
 }
 
 pub fn signal_to(process: u32, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(process).unwrap()).unwrap();
-    kill_process(pid, signal).unwrap();
+    try_signal(process, signal).unwrap();
+}
+
+/// [`signal_to`] of a process that may have ended.
+pub fn try_signal(process: u32, signal: Signal) -> rustix::io::Result<()> {
+    kill_process(Pid::from_raw(process as i32).unwrap(), signal)
 }
 
 /// Waits until a process has ended, whosever child it is.
@@ -443,17 +452,28 @@ pub fn group(group: u32) -> Vec<u32> {
 }
 
 /// Living processes that are `wanted` by parent and group.
+fn living(wanted: impl Fn(u32, u32) -> bool) -> Vec<u32> {
+    all(|_, parent, group| wanted(parent, group))
+}
+
+/// A living process's parent.
+pub fn parent(process: u32) -> Option<u32> {
+    family(process).map(|(parent, _)| parent)
+}
+
+/// Living processes that are `wanted` by number, parent and group.
 ///
 /// All processes are looked at: the kernel's list of one process's children leaves some out when
 /// another ends while it is read.
-fn living(wanted: impl Fn(u32, u32) -> bool) -> Vec<u32> {
+pub fn all(wanted: impl Fn(u32, u32, u32) -> bool) -> Vec<u32> {
     let numbers = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let name = entry.unwrap().file_name();
         name.to_str()?.parse().ok()
     });
-    numbers
-        .filter(|process| family(*process).is_some_and(|(parent, group)| wanted(parent, group)))
-        .collect()
+    let is_wanted = |number: &u32| {
+        family(*number).is_some_and(|(parent, group)| wanted(*number, parent, group))
+    };
+    numbers.filter(is_wanted).collect()
 }
 
 /// A living process's parent and group.

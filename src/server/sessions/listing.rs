@@ -12,7 +12,7 @@ use crate::server::tally;
 use crate::session::parcel::Introduction;
 use crate::sys::clock;
 
-use super::{Entry, Sessions, signal_group};
+use super::{Entry, Sessions};
 
 /// What a session shows of itself.
 pub(super) struct Listed {
@@ -89,8 +89,7 @@ impl Entry {
         if !self.listed.cut_off {
             return;
         }
-        // One that leads no group yet reports when it does.
-        signal_group(self.group(), Signal::KILL);
+        self.kill(Signal::KILL);
     }
 
     /// Counts the end of a session that some process ran.

@@ -156,7 +156,7 @@ impl Supervisor {
     /// Lets the zygotes go that wait for nobody any more.
     //= spec/takeover.md#earlier
     pub(super) fn let_zygotes_go(&mut self) {
-        let (sessions, poller) = (&self.sessions, &self.poller);
+        let (sessions, poller) = (&mut self.sessions, &self.poller);
         self.earlier_zygotes.retain_mut(|one| {
             let waits = sessions.has_any_of(one.key());
             if !waits {

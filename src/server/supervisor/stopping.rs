@@ -15,14 +15,16 @@ use super::Supervisor;
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How long they then have to obey.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
+/// How often they are killed before they are left behind.
+const KILLS: u32 = 5;
 
 #[derive(Clone, Copy)]
 pub(super) enum Stopping {
     No,
     /// Sessions may end by themselves until then.
     Waiting(Instant),
-    /// They were told to end, and are killed then.
-    Told(Instant),
+    /// They were told to end, and are killed then; so often more, before they are left behind.
+    Told(Instant, u32),
 }
 
 impl Supervisor {
@@ -50,11 +52,11 @@ impl Supervisor {
                 ));
             }
             Stopping::Waiting(_) => {
-                self.stopping = Stopping::Told(Instant::now() + KILL_LIMIT);
+                self.stopping = Stopping::Told(Instant::now() + KILL_LIMIT, KILLS);
                 log::line(format_args!("stopping: ending {sessions} sessions"));
                 self.sessions.kill(Signal::TERM);
             }
-            Stopping::Told(_) => {}
+            Stopping::Told(..) => {}
         }
     }
 
@@ -62,9 +64,14 @@ impl Supervisor {
     pub(super) fn press_on(&mut self) {
         match self.stopping {
             Stopping::Waiting(until) if until <= Instant::now() => self.stop(),
-            Stopping::Told(until) if until <= Instant::now() => {
-                self.stopping = Stopping::Told(Instant::now() + KILL_LIMIT);
+            Stopping::Told(until, 0) if until <= Instant::now() => {
+                let left = self.sessions.abandon(&mut self.keeper);
+                log::line(format_args!("stopping: {left} sessions do not end"));
+            }
+            Stopping::Told(until, left) if until <= Instant::now() => {
+                self.stopping = Stopping::Told(Instant::now() + KILL_LIMIT, left - 1);
                 self.sessions.kill(Signal::KILL);
+                self.kill_leftovers();
             }
             _ => {}
         }

@@ -100,14 +100,18 @@ pub fn process_group() -> u32 {
 
 /// The process group of the process with this number; `NotFound` when there is none.
 pub fn process_group_of(pid: u32) -> io::Result<u32> {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    let group = rustix::process::getpgid(Some(pid.ok_or(io::ErrorKind::NotFound)?));
-    match group {
-        Err(rustix::io::Errno::SRCH) => Err(io::ErrorKind::NotFound.into()),
-        answer => Ok(answer?.as_raw_pid().unsigned_abs()),
-    }
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0);
+    let pid = pid.ok_or(io::ErrorKind::NotFound)?;
+    // Not by rustix: a thread of the kernel's is of group 0, for which it has no number.
+    // SAFETY: A system call without pointers.
+    let group = unsafe { libc::getpgid(pid) };
+    u32::try_from(group).map_err(|_| {
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::ESRCH) => io::ErrorKind::NotFound.into(),
+            _ => error,
+        }
+    })
 }
 
 /// Sends a signal to every process of this one's group, this one among them.
