@@ -44,7 +44,9 @@ impl Run {
             collect,
         };
         let domain = Domain::inherited_with(&options).expect("memory");
-        let fd = domain.fds().expect("descriptors")[0].try_clone_to_owned().expect("a descriptor");
+        let fd = domain.fds().expect("descriptors")[0]
+            .try_clone_to_owned()
+            .expect("a descriptor");
         let mapping = Mapping::from_fd(fd).expect("memory");
         Self {
             domain,

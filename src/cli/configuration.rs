@@ -176,6 +176,31 @@ pub fn read(path: &Path, options: &mut Serve, given: &BTreeSet<String>) -> Resul
     }
 }
 
+/// Reads texts of files, for fuzzing only.
+#[cfg(any(test, feature = "fault"))]
+#[doc(hidden)]
+pub struct Checker(Serve);
+
+#[cfg(any(test, feature = "fault"))]
+impl Checker {
+    /// Reads over what `baton serve` has without options; none when there is no such thing.
+    #[doc(hidden)]
+    pub fn new() -> Option<Self> {
+        use super::arguments::{Arguments, Command};
+        let arguments: Arguments = clap::Parser::try_parse_from(["baton", "serve"]).ok()?;
+        match arguments.command {
+            Command::Serve(options) => Some(Self(*options)),
+            _ => None,
+        }
+    }
+
+    /// The mistakes of a text.
+    #[doc(hidden)]
+    pub fn mistakes(&self, text: &str) -> Vec<Mistake> {
+        apply(text, &mut self.0.clone(), &BTreeSet::new())
+    }
+}
+
 /// The line of a key of a good file; 0 when it is not there.
 pub fn line_of(path: &Path, key: &str) -> usize {
     let text = std::fs::read_to_string(path).unwrap_or_default();

@@ -51,23 +51,33 @@ impl Accounts {
             return Ok(None);
         }
         let passwd = read(&self.passwd)?;
-        let Some(mut user) = lines(&passwd).find_map(|line| entry(line, name)) else {
+        let Some(user) = user(&passwd, name) else {
             return Ok(None);
         };
         let group = match read(&self.group) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             read => read?,
         };
-        user.groups = lines(&group)
-            .filter_map(|line| member_of(line, name))
-            .filter(|gid| *gid != user.gid)
-            .collect();
-        user.groups.sort_unstable();
-        user.groups.dedup();
-        if user.groups.len() > MOST_GROUPS {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        Ok(Some(user))
+        with_groups(user, &group, name).map(Some)
+    }
+}
+
+/// The user of this name, of the text of `/etc/passwd`.
+pub(super) fn user(passwd: &[u8], name: &str) -> Option<User> {
+    lines(passwd).find_map(|line| entry(line, name))
+}
+
+/// And its groups, of the text of `/etc/group`.
+pub(super) fn with_groups(mut user: User, group: &[u8], name: &str) -> io::Result<User> {
+    user.groups = lines(group)
+        .filter_map(|line| member_of(line, name))
+        .filter(|gid| *gid != user.gid)
+        .collect();
+    user.groups.sort_unstable();
+    user.groups.dedup();
+    match user.groups.len() > MOST_GROUPS {
+        true => Err(io::ErrorKind::InvalidData.into()),
+        false => Ok(user),
     }
 }
 

@@ -163,9 +163,9 @@ impl Link {
             return Err(Broken::Garbage);
         }
         let bytes = &mut self.buffer[..received.len];
-        let message = match postcard::take_from_bytes(bytes) {
-            Ok((message, [])) => Ok(Some((message, fds))),
-            _ => Err(Broken::Garbage),
+        let message = match decode(bytes) {
+            Some(message) => Ok(Some((message, fds))),
+            None => Err(Broken::Garbage),
         };
         // A process that is forked from this one is not to find it.
         bytes.fill(0);
@@ -186,6 +186,15 @@ impl Link {
         let mut wanted = EventFlags::IN;
         wanted.set(EventFlags::OUT, self.is_full());
         wanted
+    }
+}
+
+/// The message that these bytes are, all of them.
+//= spec/processes.md#link
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((message, [])) => Some(message),
+        _ => None,
     }
 }
 

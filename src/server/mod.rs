@@ -22,6 +22,9 @@
 pub mod accounts;
 mod confine;
 pub mod control;
+#[cfg(any(test, feature = "fault"))]
+#[doc(hidden)]
+pub mod forge;
 pub mod gate;
 mod handshaker;
 pub mod identity;

@@ -49,7 +49,7 @@ impl File {
         Self::parse(&read_secret(path).map_err(Error::File)?)
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, Error> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let mut users = HashMap::new();
         for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
             let number = index + 1;

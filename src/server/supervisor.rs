@@ -17,6 +17,8 @@ mod stopping;
 mod succession;
 
 pub(super) use start::start;
+#[cfg(any(test, feature = "fault"))]
+pub(super) use succession::{Estate, Inherited, VERSION, inherit};
 
 use forked::Forked;
 use operators::Operators;

@@ -121,6 +121,10 @@ pub fn never_wait() {
 }
 
 fn put(line: &[u8]) -> io::Result<()> {
+    if cfg!(fuzzing) {
+        // Its own log is what is read then.
+        return Ok(());
+    }
     let whole = |count: usize| match count == line.len() {
         true => Ok(()),
         false => Err(io::ErrorKind::WriteZero.into()),

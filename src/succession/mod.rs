@@ -76,6 +76,9 @@
 //! process in turn takes its socket only from the process its environment names, of its own user.
 //! A program that is started is trusted with everything: its path must be no one else's to write.
 
+#[cfg(any(test, feature = "fault"))]
+#[doc(hidden)]
+pub mod forge;
 mod predecessor;
 mod program;
 mod successor;
@@ -86,6 +89,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+#[cfg(feature = "cli")]
 pub(crate) use predecessor::inherited_socket;
 pub use predecessor::{Inheritance, Predecessor, Told};
 pub use program::Program;

@@ -17,7 +17,7 @@ use crate::sys::process::open_pidfd;
 use crate::sys::{fault, socket};
 
 use super::super::control::answer::GRANTED;
-use super::super::link::Link;
+use super::super::link::{Link, decode};
 use super::super::poller::{Keys, Poller};
 use super::super::sessions::{Pending, Sessions, estate};
 use super::super::subprocess::{Next, Subprocess};
@@ -31,19 +31,19 @@ use super::stopping::Stopping;
 use super::{Role, Supervisor};
 
 /// The one version of the estate.
-const VERSION: u16 = 1;
+pub(in crate::server) const VERSION: u16 = 1;
 
 /// Everything a server has, but for descriptors and keys.
 //= spec/takeover.md#estate
 #[derive(Serialize, Deserialize)]
-struct Estate {
-    version: u16,
-    keeper: ByteBuf,
-    keeper_fds: u64,
-    zygotes: Vec<u32>,
-    handshakers: Vec<u32>,
-    sessions: estate::Estate,
-    unstarted: Vec<estate::Carried>,
+pub(in crate::server) struct Estate {
+    pub(in crate::server) version: u16,
+    pub(in crate::server) keeper: ByteBuf,
+    pub(in crate::server) keeper_fds: u64,
+    pub(in crate::server) zygotes: Vec<u32>,
+    pub(in crate::server) handshakers: Vec<u32>,
+    pub(in crate::server) sessions: estate::Estate,
+    pub(in crate::server) unstarted: Vec<estate::Carried>,
 }
 
 /// A server that is to come after this one.
@@ -286,7 +286,7 @@ pub(super) fn start_after(server: Server) -> Result<Result<Supervisor, Role>, Er
         zygote,
         handshaker,
     };
-    let inherited = match own.inherit(estate) {
+    let inherited = match inherit(&own.poller, &mut own.keys, estate) {
         Ok(inherited) => inherited,
         Err(failed) => {
             predecessor.refuse(&failed.to_string());
@@ -328,11 +328,11 @@ fn wait_until_loaded(handshaker: &mut Subprocess) -> Result<(), Error> {
 }
 
 /// What the server before it had.
-pub(super) struct Inherited {
-    pub(super) keeper: Keeper,
+pub(in crate::server) struct Inherited {
+    pub(in crate::server) keeper: Keeper,
     pub(super) zygotes: Vec<Subprocess>,
     pub(super) handshakers: Vec<Subprocess>,
-    pub(super) sessions: Sessions,
+    pub(in crate::server) sessions: Sessions,
     pub(super) unstarted: VecDeque<Pending>,
 }
 
@@ -349,66 +349,69 @@ impl Inherited {
     }
 }
 
-impl Own {
-    /// Takes all that the server before this one has given.
-    //= spec/takeover.md#estate
-    fn inherit(&mut self, estate: takeover::Estate) -> Result<Inherited, Failed> {
-        let takeover::Estate { bytes, fds, keys } = estate;
-        let Ok((estate, [])) = postcard::take_from_bytes::<Estate>(&bytes) else {
+/// Takes all that the server before this one has given.
+//= spec/takeover.md#estate
+pub(in crate::server) fn inherit(
+    poller: &Poller,
+    keys: &mut Keys,
+    estate: takeover::Estate,
+) -> Result<Inherited, Failed> {
+    let takeover::Estate {
+        bytes,
+        fds,
+        keys: secrets,
+    } = estate;
+    let estate = decode::<Estate>(&bytes).ok_or(Failed::Garbage)?;
+    if estate.version != VERSION {
+        return Err(Failed::Version);
+    }
+    let mut fds = fds.into_iter();
+    let of_keeper = usize::try_from(estate.keeper_fds).unwrap_or(usize::MAX);
+    let of_keeper: Vec<OwnedFd> = fds.by_ref().take(of_keeper).collect();
+    let keeper = Keeper::succeed(&estate.keeper, &secrets, of_keeper);
+    let keeper = keeper.map_err(io::Error::from)?;
+    fault::point("takeover.kept");
+    let mut subprocess = |name, process| {
+        let both = (fds.next(), fds.next());
+        let (Some(link), Some(pidfd)) = both else {
             return Err(Failed::Garbage);
         };
-        if estate.version != VERSION {
-            return Err(Failed::Version);
+        Ok(Subprocess::inherit(
+            name,
+            (process, pidfd),
+            link,
+            poller,
+            keys,
+        )?)
+    };
+    let zygotes = estate.zygotes.into_iter();
+    let zygotes = zygotes.map(|process| subprocess("zygote", process));
+    let zygotes = zygotes.collect::<Result<Vec<_>, Failed>>()?;
+    let handshakers = estate.handshakers.into_iter();
+    let handshakers = handshakers.map(|process| subprocess("handshaker", process));
+    let handshakers = handshakers.collect::<Result<Vec<_>, Failed>>()?;
+    let watch = |reports: Option<&Reports>| {
+        let key = keys.draw();
+        if let Some(reports) = reports {
+            poller.add(reports, key, EventFlags::IN).ok()?;
         }
-        let mut fds = fds.into_iter();
-        let of_keeper = usize::try_from(estate.keeper_fds).unwrap_or(usize::MAX);
-        let of_keeper: Vec<OwnedFd> = fds.by_ref().take(of_keeper).collect();
-        let keeper = Keeper::succeed(&estate.keeper, &keys, of_keeper);
-        let keeper = keeper.map_err(io::Error::from)?;
-        fault::point("takeover.kept");
-        let mut subprocess = |name, process| {
-            let both = (fds.next(), fds.next());
-            let (Some(link), Some(pidfd)) = both else {
-                return Err(Failed::Garbage);
-            };
-            let (poller, keys) = (&self.poller, &mut self.keys);
-            Ok(Subprocess::inherit(
-                name,
-                (process, pidfd),
-                link,
-                poller,
-                keys,
-            )?)
-        };
-        let zygotes = estate.zygotes.into_iter();
-        let zygotes = zygotes.map(|process| subprocess("zygote", process));
-        let zygotes = zygotes.collect::<Result<Vec<_>, Failed>>()?;
-        let handshakers = estate.handshakers.into_iter();
-        let handshakers = handshakers.map(|process| subprocess("handshaker", process));
-        let handshakers = handshakers.collect::<Result<Vec<_>, Failed>>()?;
-        let watch = |reports: Option<&Reports>| {
-            let key = self.keys.draw();
-            if let Some(reports) = reports {
-                self.poller.add(reports, key, EventFlags::IN).ok()?;
-            }
-            Some(key)
-        };
-        let waiting: Vec<u64> = zygotes.iter().map(Subprocess::key).collect();
-        let sessions = Sessions::inherit(estate.sessions, &waiting, &mut fds, watch);
-        let sessions = sessions.ok_or(Failed::Garbage)?;
-        let mut unstarted = VecDeque::new();
-        for carried in estate.unstarted {
-            unstarted.push_back(carried.pending(fds.next().ok_or(Failed::Garbage)?));
-        }
-        match fds.next() {
-            Some(_) => Err(Failed::Garbage),
-            None => Ok(Inherited {
-                keeper,
-                zygotes,
-                handshakers,
-                sessions,
-                unstarted,
-            }),
-        }
+        Some(key)
+    };
+    let waiting: Vec<u64> = zygotes.iter().map(Subprocess::key).collect();
+    let sessions = Sessions::inherit(estate.sessions, &waiting, &mut fds, watch);
+    let sessions = sessions.ok_or(Failed::Garbage)?;
+    let mut unstarted = VecDeque::new();
+    for carried in estate.unstarted {
+        unstarted.push_back(carried.pending(fds.next().ok_or(Failed::Garbage)?));
+    }
+    match fds.next() {
+        Some(_) => Err(Failed::Garbage),
+        None => Ok(Inherited {
+            keeper,
+            zygotes,
+            handshakers,
+            sessions,
+            unstarted,
+        }),
     }
 }
