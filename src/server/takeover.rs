@@ -372,6 +372,10 @@ impl Predecessor {
         let until = Instant::now() + 2 * STEP_WITHIN;
         let (mut bytes, mut fds) = (Vec::new(), Vec::new());
         loop {
+            // One that says something all the time is as late as one that says nothing.
+            if until <= Instant::now() {
+                return Err(Failed::Late);
+            }
             match next(&mut self.link, until)? {
                 (FromPredecessor::Piece { bytes: piece }, _) if bytes.len() < MOST => {
                     bytes.extend_from_slice(&piece);
