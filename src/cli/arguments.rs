@@ -112,7 +112,7 @@ pub struct Serve {
     /// have mode 0700, and is made if need be.
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
-    /// Write the log for people, or as JSON: human, json [default: human on a terminal].
+    /// How the log is written: human, json [default: human on a terminal].
     #[arg(long, value_name = "FORM", value_enum, hide_possible_values = true)]
     pub log: Option<LogForm>,
     /// Take options from a TOML file; those given here count before it.
@@ -121,8 +121,10 @@ pub struct Serve {
     /// taken over as a whole, or, with a mistake, not at all.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Take over from the server that answers at the control socket: its listener, its sessions, its
-    /// contexts. Its peers do not notice. SIGUSR2 makes a running server start its program anew so.
+    /// Take over from the running server, whose sessions go on.
+    ///
+    /// It is the one that answers at the control socket: its listener, sessions and contexts go over, and
+    /// its peers do not notice. SIGUSR2 makes a running server start its program anew in the same way.
     #[arg(long, conflicts_with = "check")]
     pub takeover: bool,
     /// Name every mistake of the configuration, and do nothing else.

@@ -40,17 +40,18 @@ pub enum OverLimit {
 /// The options.
 #[derive(Clone, Debug, Args)]
 pub struct Bounds {
-    /// As root: the user of the handshaker, an account or UID:GID [default: 65521:65521].
+    /// As root: the handshaker's user, a name or UID:GID [default: 65521:65521].
     #[arg(long, value_name = "USER")]
     pub handshaker_user: Option<Named>,
-    /// As root: the user of the zygote, which may become others [default: 65522:65522].
+    /// As root: the zygote's user; it may become others [default: 65522:65522].
     #[arg(long, value_name = "USER")]
     pub zygote_user: Option<Named>,
     /// As root: the user of sessions [default: 65523:65523].
     #[arg(long, value_name = "USER")]
     pub session_user: Option<Named>,
-    /// Run a session as the account of the name its client proved: none, optional, required
-    /// [default: none].
+    /// Whether sessions run as their clients: none, optional, required [default: none].
+    ///
+    /// The account is that of the name the client has proved.
     ///
     /// The name is that of a password, or a certificate's whose subject is CN=NAME and no more;
     /// the account is in /etc/passwd and has a number of 1000 or more. With optional, clients
@@ -63,30 +64,32 @@ pub struct Bounds {
     /// Handshakes in progress at once.
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub handshakes: u32,
-    /// Connections at once, sessions and handshakes together; a quarter are handshakes at most.
+    /// Connections at once, a quarter of them handshakes at most.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     pub connections: Option<u32>,
     /// What happens to connections over a limit: wait, refuse [default: wait].
     #[arg(long, value_name = "WHAT", value_enum, hide_possible_values = true, hide_default_value = true, default_value_t = OverLimit::Wait)]
     pub over_limit: OverLimit,
-    /// Connections of one address a second, in the long run; others are closed at once. 0: any.
+    /// Connections of one address a second; 0: any.
     ///
-    /// An IPv6 network of /64 is one address.
+    /// In the long run; others are closed at once. An IPv6 network of /64 is one address.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub address_rate: u32,
-    /// Connections of one address at once, before --address-rate holds it.
+    /// Connections of one address before --address-rate counts.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub address_burst: u32,
-    /// Seconds after which a session without a byte ends; 0: none [default: 60 with --http, else 0].
+    /// Seconds a session may be silent; 0: any [default: 60 with --http, else 0].
     #[arg(long, value_name = "SECONDS")]
     pub idle_timeout: Option<u32>,
     /// Seconds after which any session ends; 0: none.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub session_timeout: u32,
-    /// MiB of address space of each process of a session; 0: as this process.
+    /// MiB of address space for a session's process; 0: as this one.
     #[arg(long, value_name = "MIB", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
     pub session_memory: u32,
-    /// Descriptors of each process of a session; 0: as this process, or 64 without a command.
+    /// Descriptors of a session's process; 0: as this one.
+    ///
+    /// Without a command, 0 is 64.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     pub session_files: u32,
     /// Processes of a session's user; 0: as this process.
