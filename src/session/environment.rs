@@ -47,7 +47,7 @@ const OPTIONAL: &[&str] = &[
 ];
 
 /// What a service manager and the server have between themselves.
-const SERVICE: [&str; 9] = [
+const SERVICE: [&str; 10] = [
     "LISTEN_PID",
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
@@ -57,6 +57,7 @@ const SERVICE: [&str; 9] = [
     "WATCHDOG_USEC",
     "MAINPID",
     "FDSTORE",
+    crate::succession::VARIABLE,
 ];
 
 /// Everything a command is told.

@@ -260,9 +260,13 @@ impl Book {
         }
     }
 
-    /// The memory of the keeper before this one. None when it cannot be one.
+    /// The memory of the keeper before this one, of whose members `is_member` tells. None when it
+    /// cannot be one.
     //= spec/keeper.md#succession
-    pub(super) fn succeed(inventory: Inventory) -> Option<Self> {
+    pub(super) fn succeed(
+        inventory: Inventory,
+        is_member: impl Fn(MemberId) -> bool,
+    ) -> Option<Self> {
         let mut book = Self::default();
         for (index, listed) in inventory.entries {
             if u64::from(index) >= MAX_ENTRIES {
@@ -273,7 +277,10 @@ impl Book {
                 continue;
             }
             if let Some(payer) = listed.payer {
-                book.account(payer).charged += 1;
+                // Of one that is gone, another one may have the number by now, and its account.
+                if is_member(payer) {
+                    book.account(payer).charged += 1;
+                }
                 book.in_transit += 1;
             }
             if let Some((first, importer)) = listed.bundle {

@@ -74,7 +74,8 @@ impl Keeper {
 
     /// Goes on in the place of a keeper that has [retired](Keeper::retire), once that one has
     /// [moved out](Retiring::move_out): before, no member is to be heard, so
-    /// [`Keeper::turn`] is not to be called. It belongs to this thread.
+    /// [`Keeper::turn`] is not to be called. Dropped before it has turned, it ends nothing. It belongs
+    /// to this thread.
     ///
     /// # Errors
     /// [`Error::Damaged`] when what is given is no keeper's; as [`Keeper::new`].
@@ -109,12 +110,14 @@ impl Keeper {
         if fds.next().is_some() {
             return Err(damaged);
         }
+        let is_member = |id| members.get(id).is_some();
+        let book = Book::succeed(inventory.book, is_member).ok_or(damaged)?;
         Ok(Self {
             lifeline,
             slot,
             secrets: Secrets::succeed(inventory.key, keys),
             members,
-            book: Book::succeed(inventory.book).ok_or(damaged)?,
+            book,
             options: Options {
                 ledger: ledger.options(),
                 quota: inventory.quota,
@@ -122,6 +125,7 @@ impl Keeper {
             },
             near: usize::try_from(inventory.near).unwrap_or(0),
             born: process::word(),
+            begun: false,
             left: false,
             request: vec![0; wire::LONGEST_REQUEST + 1],
             answer: Scratch::with_capacity(wire::LONGEST_ANSWER),
