@@ -374,3 +374,18 @@ fn a_damaged_inventory_is_an_error() {
     });
     assert_eq!(code, Some(0));
 }
+
+/// A new keeper that gives up takes nothing with it.
+//= proves spec/keeper.md#succession C4
+#[test]
+fn a_new_keeper_that_is_dropped_before_it_begins_costs_nothing() {
+    let first = Process::first();
+    let domain = first.domain(Role::Member);
+    let mut all = pairs(&domain, 3);
+    let mut second = first.give();
+    second.tell(b"drop it", &[]);
+    second.child.wait().unwrap();
+    first.order(RESUME);
+    all.iter_mut().for_each(|(one, peer)| talk(one, peer));
+    all.extend(pairs(&domain, 1));
+}

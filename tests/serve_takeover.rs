@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use serving::{Lines, Serving, Talking, baton, run, signal_to, wait_for_end};
 
 fn says(talking: &mut Talking, text: &str) {
@@ -324,5 +324,137 @@ fn commands_see_nothing_of_a_takeover() {
         assert_eq!(told(&serving), before);
         process = next;
     }
+    stop(process);
+}
+
+/// Waits until a child of this process is stopped.
+fn wait_for_stop(process: u32) {
+    let pid = Pid::from_raw(process.try_into().unwrap()).unwrap();
+    let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(pid), stopped).unwrap();
+}
+
+/// One that is late has not begun, whatever it thinks: the two agree who goes on.
+//= proves spec/takeover.md#begun C4
+//= proves spec/takeover.md#steps C4
+#[test]
+fn a_new_server_that_comes_too_late_is_none() {
+    for old_stops in [false, true] {
+        let serving = Serving::start_with(&["--hops", "100", "--hop-every", "4"], |command| {
+            if old_stops {
+                command.env("BATON_FAULT", "takeover.too_late=stop");
+            }
+        });
+        let mut talking = Talking::start(serving.connect(&[]));
+        says(&mut talking, "before\n");
+        let (mut child, _log) = takes_over(&serving, &[], Some("takeover.told=stop"));
+        if old_stops {
+            wait_for_stop(serving.process());
+            signal_to(child.id(), Signal::CONT);
+            signal_to(serving.process(), Signal::CONT);
+        }
+        serving.log.wait_for("this one goes on");
+        signal_to(child.id(), Signal::CONT);
+        assert!(!child.wait().unwrap().success());
+        says(&mut talking, "after\n");
+        answers(&serving);
+        assert!(talking.finish().success());
+        let (status, log) = serving.stop();
+        assert!(status.success());
+        let released = releases(&log);
+        assert!(released.values().all(|count| *count == 1), "{log:#?}");
+    }
+}
+
+/// A new server that waits in vain ends, and takes nothing with it.
+//= proves spec/takeover.md#steps C4
+#[test]
+fn an_old_server_that_is_late_goes_on_with_all_it_had() {
+    let serving = Serving::start_with(&["--hops", "100", "--hop-every", "4"], |command| {
+        command.env("BATON_FAULT", "takeover.taken=stop");
+    });
+    let mut talking = Talking::start(serving.connect(&[]));
+    says(&mut talking, "before\n");
+    let (mut child, _log) = takes_over(&serving, &[], None);
+    wait_for_stop(serving.process());
+    assert!(!child.wait().unwrap().success());
+    signal_to(serving.process(), Signal::CONT);
+    serving.log.wait_for("this one goes on");
+    says(&mut talking, "still\n");
+    answers(&serving);
+    assert!(talking.finish().success());
+}
+
+/// Once it has begun, what it can do without does not end it.
+//= proves spec/takeover.md#begun C4
+#[test]
+fn a_new_server_without_a_control_socket_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("baton.toml");
+    let control = folder.path().join("control/socket");
+    std::fs::write(&file, format!("control = {control:?}\n")).unwrap();
+    let serving = Serving::start(&["--config", file.to_str().unwrap()]);
+    let mut talking = Talking::start(serving.connect(&[]));
+    says(&mut talking, "before\n");
+    std::fs::write(&file, format!("control = {:?}\n", file.join("socket"))).unwrap();
+    signal_to(serving.process(), Signal::USR2);
+    let process = taken_over(&serving.log, 1);
+    wait_for_end(serving.process());
+    says(&mut talking, "after\n");
+    answers(&serving);
+    assert!(talking.finish().success());
+    stop(process);
+}
+
+/// Sessions whose zygote was killed end, and are told to have ended, although nobody waits for them.
+//= proves spec/takeover.md#earlier C6
+#[test]
+fn sessions_of_an_earlier_zygote_that_was_killed_are_released_once() {
+    let serving = Serving::start::<&str>(&[]);
+    let mut talking = Talking::start(serving.connect(&[]));
+    says(&mut talking, "before\n");
+    let session = serving.sessions()[0];
+    let zygote = serving::children(serving.process())
+        .into_iter()
+        .find(|process| serving::children(*process).contains(&session))
+        .unwrap();
+    signal_to(serving.process(), Signal::USR2);
+    let process = taken_over(&serving.log, 1);
+    wait_for_end(serving.process());
+    signal_to(zygote, Signal::KILL);
+    wait_for_end(zygote);
+    says(&mut talking, "after\n");
+    assert!(talking.finish().success());
+    serving.log.wait_for("released: closed");
+    stop(process);
+    let log = serving.log.all();
+    assert!(releases(&log).values().eq([&1]), "{log:#?}");
+}
+
+/// Who was told to stop meanwhile says so to who is the server then.
+//= proves spec/takeover.md#signals C4
+#[test]
+fn a_server_told_to_stop_while_it_hands_over_stops() {
+    let serving = Serving::start_with::<&str>(&[], |command| {
+        command.env("BATON_FAULT", "takeover.taken=stop");
+    });
+    let (mut child, log) = takes_over(&serving, &[], None);
+    wait_for_stop(serving.process());
+    signal_to(serving.process(), Signal::TERM);
+    signal_to(serving.process(), Signal::CONT);
+    assert!(child.wait().unwrap().success());
+    log.wait_for("stopping: ");
+}
+
+//= proves spec/takeover.md#start
+#[test]
+fn no_command_sees_that_its_server_came_after_another() {
+    let serving = Serving::start(&["--exec", "env"]);
+    signal_to(serving.process(), Signal::USR2);
+    let process = taken_over(&serving.log, 1);
+    let (output, errors, status) = run(serving.connect(&[]), b"");
+    assert!(status.success(), "{errors}");
+    let leaks = output.contains("BATON_SUCCESSION");
+    assert!(output.contains("PATH=") && !leaks, "{output}");
     stop(process);
 }

@@ -27,12 +27,27 @@ struct Managed {
 impl Managed {
     /// Starts it with `passed` as descriptor 3.
     fn start(passed: Option<OwnedFd>, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new("sh");
         let script = match passed {
             Some(_) => "LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0 0</dev/null",
             None => "exec \"$0\" \"$@\" </dev/null",
         };
+        Self::by(script, passed, arguments, variables)
+    }
+
+    /// Starts it as the process that is watched.
+    fn watched(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let script = "WATCHDOG_PID=$$ exec \"$0\" \"$@\" </dev/null";
+        Self::by(script, None, arguments, variables)
+    }
+
+    fn by(
+        script: &str,
+        passed: Option<OwnedFd>,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
         command.args(["-c", script, env!("CARGO_BIN_EXE_baton")]);
         command.args(["serve", "--log", "human", "--state"]);
         command.arg(folder.path().join("baton")).args(arguments);
@@ -109,6 +124,11 @@ impl Ear {
         text.lines().map(pair).collect()
     }
 
+    /// Waits until something is told under `key`.
+    fn hear_until(&mut self, key: &str) {
+        while self.hear()[0].0 != key {}
+    }
+
     /// What was told next but watchdogs.
     fn hear_other(&mut self) -> Vec<(String, String)> {
         loop {
@@ -178,6 +198,62 @@ fn a_passed_socket_is_served_and_no_session_sees_it() {
     assert_eq!(next.address(), address);
     let (output, errors, _) = run(next.connect(), b"again\n");
     assert_eq!(output, "again\n", "{errors}");
+}
+
+/// Who comes after the server that a manager started is as good as that one.
+//= proves spec/service.md#kept-open
+//= proves spec/takeover.md#estate
+#[test]
+fn a_successor_leaves_the_managers_listener_open() {
+    let (listener, address) = listener();
+    let passed = listener.try_clone().unwrap().into();
+    let listen = address.to_string();
+    let arguments = ["--listen", &listen];
+    let managed = Managed::start(Some(passed), &arguments, &[("LISTEN_FDS", "1")]);
+    assert_eq!(managed.address(), address);
+    let mut process = managed.child.id();
+    for nth in 1..=2 {
+        signal_to(process, Signal::USR2);
+        process = taken_over(&managed.log, nth);
+    }
+    signal_to(process, Signal::TERM);
+    serving::wait_for_end(process);
+    TcpStream::connect(address).unwrap();
+}
+
+//= proves spec/service.md#notify
+#[test]
+fn a_successor_tells_the_managers_watchdog() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = folder.path().join("notify");
+    let mut ear = Ear::new(&name);
+    let variables = [
+        ("NOTIFY_SOCKET", name.to_str().unwrap()),
+        ("WATCHDOG_USEC", "200000"),
+    ];
+    let managed = Managed::watched(&["--listen", "127.0.0.1:0"], &variables);
+    managed.address();
+    let mut process = managed.child.id();
+    for nth in 1..=2 {
+        signal_to(process, Signal::USR2);
+        // The last that this one tells.
+        ear.hear_until("MAINPID");
+        let next = taken_over(&managed.log, nth);
+        serving::wait_for_end(process);
+        process = next;
+    }
+    for _ in 0..5 {
+        ear.hear_until("WATCHDOG");
+    }
+    signal_to(process, Signal::TERM);
+    serving::wait_for_end(process);
+}
+
+/// Waits for the `nth` takeover, and answers the new server's process.
+fn taken_over(log: &Lines, nth: usize) -> u32 {
+    let line = log.wait_for_nth(nth, "is the server from now on");
+    let (_, rest) = line.split_once("process ").unwrap();
+    rest.split(' ').next().unwrap().parse().unwrap()
 }
 
 //= proves spec/service.md#passed

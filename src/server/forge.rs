@@ -441,6 +441,7 @@ impl Handed {
             handshakers: Vec::new(),
             sessions: estate,
             unstarted: vec![unstarted.carried()],
+            shared: false,
         };
         let bytes = postcard::to_allocvec(&estate).map_err(io::Error::other)?;
         let fds = fds.iter().map(BorrowedFd::try_clone_to_owned);

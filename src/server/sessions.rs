@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, test_kill_process, waitid};
@@ -28,7 +29,7 @@ use crate::ledger::keeper::{Keeper, MemberId, Role};
 use crate::session::log;
 use crate::session::parcel::Introduction;
 use crate::session::report::{Ending, Next, Report, Reports};
-use crate::sys::process::process_group_of;
+use crate::sys::process::{open_pidfd, pidfd_runs, process_group_of};
 
 use ending::{Died, cause};
 
@@ -43,6 +44,10 @@ const ATTEMPTS: u32 = 3;
 /// Connections to the keeper of one session: of a process that is about to end, of the one that
 /// runs it, and of the one it moves to.
 const MOST_MEMBERS: usize = 3;
+/// How soon the kernel is asked again whether a process is left that nobody waits for.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The key of no zygote.
+const NO_ZYGOTE: u64 = u64::MAX;
 
 /// Every session that runs, under the key its reports have in the poller.
 #[derive(Default)]
@@ -53,6 +58,8 @@ pub(super) struct Sessions {
     processes: HashMap<u32, u64>,
     /// Sessions of which something was heard: they may be over.
     heard: HashSet<u64>,
+    /// When those are looked at again of whose processes nobody tells.
+    again: Option<Instant>,
     /// Commands that were started on a session's plaintext, and their process groups.
     commands: HashMap<u32, Command>,
     /// For whom a zygote is kept that forks nothing more: one of its sessions.
@@ -270,6 +277,9 @@ impl Sessions {
         let of_it = |(_, entry): &(&u64, &mut Entry)| entry.zygote == zygote;
         for (key, entry) in self.entries.iter_mut().filter(of_it) {
             self.heard.insert(*key);
+            if !was_child {
+                entry.zygote = NO_ZYGOTE;
+            }
             entry.first = match entry.first {
                 First::Ordered => First::Orphaned(None),
                 First::Forked(process) => First::Orphaned(Some(process)),
@@ -410,6 +420,11 @@ impl Sessions {
         }
     }
 
+    /// When [`Sessions::settle`] is due although nothing is heard.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.again
+    }
+
     /// Delivers the releases that are due, and takes out the sessions that are over. Those whose
     /// process died before it had imported the context come back.
     pub(super) fn settle(&mut self, keeper: &mut Keeper) -> Vec<Pending> {
@@ -419,7 +434,10 @@ impl Sessions {
             let entry = self.entries.get(key);
             entry.is_some_and(|entry| entry.is_over(|process| waited(*key, process)))
         };
-        let over: Vec<u64> = heard.into_iter().filter(is_over).collect();
+        let (over, going_on): (Vec<u64>, Vec<u64>) = heard.into_iter().partition(is_over);
+        let is_untold = |key: &u64| self.entries.get(key).is_some_and(Entry::is_untold);
+        self.heard.extend(going_on.into_iter().filter(is_untold));
+        self.again = (!self.heard.is_empty()).then(|| Instant::now() + LOOK_AGAIN);
         for key in &over {
             if let Some(entry) = self.entries.get_mut(key) {
                 // No process is left at the other end: what it ran ends.
@@ -502,6 +520,17 @@ fn is_reaped(process: u32) -> bool {
     !is_child && test_kill_process(pid) == Err(Errno::SRCH)
 }
 
+/// Whether `process`, which is another one's child, has ended: who should wait for it may never.
+fn has_ended(process: u32) -> bool {
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw);
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let is_child = pid.is_some_and(|pid| waitid(WaitId::Pid(pid), look).is_ok());
+    match open_pidfd(process) {
+        Ok(Some(pidfd)) => !is_child && !pidfd_runs(&pidfd).unwrap_or(true),
+        _ => false,
+    }
+}
+
 impl Entry {
     /// Its process group, which has the number of its first process; 0 when there is none to be
     /// sure of.
@@ -545,13 +574,23 @@ impl Entry {
         // Nobody tells of a process whose zygote has ended: then the kernel is asked.
         let first_is_over = match self.first {
             First::Ended(_) | First::Orphaned(None) => true,
-            First::Orphaned(Some(process)) => is_reaped(process),
+            First::Orphaned(Some(process)) => self.is_gone(process),
             First::Ordered | First::Forked(_) => false,
         };
         let runs_in_first = self.process == self.first.process() || self.process == 0;
         self.reports.is_none()
             && first_is_over
-            && (runs_in_first || waited(self.process) || is_reaped(self.process))
+            && (runs_in_first || waited(self.process) || self.is_gone(self.process))
+    }
+
+    /// Whether nothing more will be told of it: it has to be looked at.
+    fn is_untold(&self) -> bool {
+        self.reports.is_none() && self.zygote == NO_ZYGOTE
+    }
+
+    /// Whether `process` has ended, as far as it matters here: somebody waits for it, or nobody does.
+    fn is_gone(&self, process: u32) -> bool {
+        is_reaped(process) || (self.zygote == NO_ZYGOTE && has_ended(process))
     }
 }
 

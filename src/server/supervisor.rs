@@ -151,7 +151,10 @@ impl Supervisor {
         };
         if !matches!(self.stopping, Stopping::No) {
             // Nobody who ends now is replaced.
-            let due = stop.into_iter().chain(self.retry);
+            let due = stop
+                .into_iter()
+                .chain(self.retry)
+                .chain(self.sessions.due());
             return due.chain(self.operators.next_due()).min();
         }
         let subprocesses = [self.zygote.due(), self.handshaker.due()];
@@ -160,6 +163,7 @@ impl Supervisor {
             .flatten()
             .chain(stop)
             .chain(self.retry)
+            .chain(self.sessions.due())
             .chain(self.retiring.iter().map(|(_, until)| *until))
             .chain(self.operators.next_due())
             .chain(self.successor.as_ref().map(succession::Coming::until))
@@ -195,6 +199,7 @@ impl Supervisor {
             }
         }
         self.operators.control.expire(&self.poller);
+        settle |= self.sessions.due().is_some_and(|due| due <= Instant::now());
         if settle {
             self.unstarted
                 .extend(self.sessions.settle(&mut self.keeper));

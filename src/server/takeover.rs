@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::Shutdown;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -29,8 +30,9 @@ use super::link::{Broken, Link};
 const VERSION: u16 = 1;
 /// How long the new server has to be ready, from its start.
 pub(super) const READY_WITHIN: Duration = Duration::from_secs(30);
-/// How long each of the steps after that may take.
-const STEP_WITHIN: Duration = Duration::from_secs(5);
+/// How long each of the steps after that may take: two of them together less than members wait for
+/// an answer.
+const STEP_WITHIN: Duration = Duration::from_secs(4);
 /// How much of the estate goes in one message.
 const PIECE: usize = 128 * 1024;
 /// The longest estate.
@@ -261,9 +263,23 @@ impl Successor {
         self.link.send(&FromPredecessor::Go, Vec::new())?;
         flush(&mut self.link, until)?;
         fault::point("takeover.gone");
-        match next(&mut self.link, until)? {
-            (FromSuccessor::Begun, _) => Ok(()),
-            _ => Err(Failed::Garbage),
+        match next(&mut self.link, until) {
+            Ok((FromSuccessor::Begun, _)) => Ok(()),
+            Ok(_) => Err(Failed::Garbage),
+            Err(failed) => self.has_begun_meanwhile(failed),
+        }
+    }
+
+    /// From here on it cannot say that it has begun. What it had said before counts: one of the two
+    /// goes on, and both know which.
+    //= spec/takeover.md#begun
+    fn has_begun_meanwhile(&mut self, failed: Failed) -> Result<(), Failed> {
+        // It can only fail where the other end is gone.
+        let _ = rustix::net::shutdown(&self.link, Shutdown::Read);
+        fault::point("takeover.too_late");
+        match self.link.receive() {
+            Ok(Some((FromSuccessor::Begun, _))) => Ok(()),
+            _ => Err(failed),
         }
     }
 }
@@ -415,10 +431,29 @@ impl Predecessor {
         Ok(())
     }
 
-    /// It has begun. The other one ends.
-    pub(super) fn begun(mut self) {
-        // One that is gone needs no telling.
-        let _ = self.link.send(&FromSuccessor::Begun, Vec::new());
+    /// This server begins, unless the other one goes on: that hears no more then.
+    //= spec/takeover.md#begun
+    pub(super) fn begun(mut self) -> Result<(), Failed> {
+        match self.link.send(&FromSuccessor::Begun, Vec::new()) {
+            Ok(()) if !self.link.is_full() => {}
+            // It goes on, or it is gone: what its ledger says is the truth once the link has ended.
+            _ => self.wait_for_end()?,
+        }
         fault::point("takeover.begun");
+        Ok(())
+    }
+
+    /// Waits until the other one is gone, or goes on, which is an error.
+    fn wait_for_end(&mut self) -> Result<(), Failed> {
+        let until = Instant::now() + 2 * STEP_WITHIN;
+        loop {
+            match next::<FromPredecessor>(&mut self.link, until) {
+                Ok(_) => {}
+                Err(Failed::Gone) if self.ledger.as_ref().is_some_and(has_moved_out) => {
+                    return Ok(());
+                }
+                Err(failed) => return Err(failed),
+            }
+        }
     }
 }

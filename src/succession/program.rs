@@ -9,6 +9,9 @@ use std::process::{Child, Command, Stdio};
 use super::VARIABLE;
 use crate::sys::process;
 
+/// The process that a service manager watches (sd_watchdog_enabled(3)).
+const WATCHDOG: &str = "WATCHDOG_PID";
+
 /// A program and its arguments. What lies at its path when it is started is what is started.
 ///
 /// ```
@@ -61,10 +64,15 @@ impl Program {
     /// Starts it with `socket` as descriptor 0.
     //= spec/succession.md#start
     pub(crate) fn start(&self, socket: OwnedFd) -> io::Result<Child> {
+        let own = process::pid().to_string();
         let mut command = Command::new(&self.path);
+        if std::env::var_os(WATCHDOG).is_some_and(|process| process == *own) {
+            // It watches whoever comes after this process, too.
+            command.env_remove(WATCHDOG);
+        }
         command
             .args(&self.arguments)
-            .env(VARIABLE, process::pid().to_string())
+            .env(VARIABLE, own)
             .stdin(Stdio::from(socket));
         // What this process has raised for itself, the next one raises for itself.
         process::give_first_descriptor_limit(&mut command).spawn()

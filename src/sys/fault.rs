@@ -97,6 +97,7 @@ pub const POINTS: &[&str] = &[
     "takeover.taken",
     "takeover.taking",
     "takeover.told",
+    "takeover.too_late",
 ];
 
 #[cfg(not(feature = "fault"))]

@@ -265,7 +265,8 @@ impl Book {
         }
     }
 
-    /// The memory of the keeper before this one, of a ledger with so many entries. None when it
+    /// The memory of the keeper before this one, of a ledger with so many entries, of whose members
+    /// `is_member` tells. None when it
     /// cannot be one.
     //= spec/keeper.md#succession
     pub(super) fn succeed(
@@ -286,7 +287,7 @@ impl Book {
                 continue;
             }
             if let Some(payer) = listed.payer {
-                // Who exported it may have ended since, and another may have its place.
+                // Of one that is gone, another one may have the number by now, and its account.
                 if is_member(payer) {
                     book.account(payer).charged += 1;
                 }

@@ -153,6 +153,8 @@ pub struct Keeper {
     /// Where the next free entry is looked for.
     near: usize,
     born: u64,
+    /// It has heard members. Until then it is another keeper's, which may go on, that they are.
+    begun: bool,
     /// Another keeper goes on with all this.
     left: bool,
     request: Vec<u8>,
@@ -184,6 +186,7 @@ impl Keeper {
             options: *options,
             near: 0,
             born: process::word(),
+            begun: true,
             left: false,
             request: vec![0; wire::LONGEST_REQUEST + 1],
             answer: Scratch::with_capacity(wire::LONGEST_ANSWER),
@@ -317,6 +320,7 @@ impl Keeper {
     /// The system's refusal to wait. A member's doings are no error.
     pub fn turn(&mut self, limit: Option<Duration>) -> Result<usize, Error> {
         self.is_here()?;
+        self.begun = true;
         let limit = limit.into_iter().chain(self.due_in()).min();
         let limit = limit.map(|limit| Timespec {
             tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
@@ -454,7 +458,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        if self.is_here().is_ok() {
+        if self.begun && self.is_here().is_ok() {
             self.members
                 .ids()
                 .into_iter()

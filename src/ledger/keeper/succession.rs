@@ -74,7 +74,8 @@ impl Keeper {
 
     /// Goes on in the place of a keeper that has [retired](Keeper::retire), once that one has
     /// [moved out](Retiring::move_out): before, no member is to be heard, so
-    /// [`Keeper::turn`] is not to be called. It belongs to this thread.
+    /// [`Keeper::turn`] is not to be called. Dropped before it has turned, it ends nothing. It belongs
+    /// to this thread.
     ///
     /// # Errors
     /// [`Error::Damaged`] when what is given is no keeper's; as [`Keeper::new`].
@@ -126,6 +127,7 @@ impl Keeper {
             },
             near: usize::try_from(inventory.near).unwrap_or(0),
             born: process::word(),
+            begun: false,
             left: false,
             request: vec![0; wire::LONGEST_REQUEST + 1],
             answer: Scratch::with_capacity(wire::LONGEST_ANSWER),

@@ -1,6 +1,8 @@
 //! The keeper in one process, its members threads of it.
 
+use super::members::MemberId;
 use super::*;
+use crate::ledger::importer::Permitted;
 use crate::ledger::{Domain, Lost, Refusal, Stay};
 
 /// Turns until the thread has ended, and answers what it did.
@@ -101,7 +103,7 @@ fn of_a_bundle_whose_first_context_is_gone_the_others_stay() {
     serve(&mut keeper, || {
         let [operator, member] = [operator, member].map(|socket| Domain::kept(socket).unwrap());
         let terms = crate::ledger::Terms {
-            importer: crate::ledger::Permitted::Anyone,
+            importer: Permitted::Anyone,
             deadline: u64::MAX,
         };
         let three = || -> Vec<_> {
@@ -212,7 +214,7 @@ fn a_hundred_thousand_hops_leave_nothing_behind() {
     for epoch in 1..100_000 {
         book.give(3, id, 1);
         assert_eq!(book.charged(id), 1);
-        let terms = (crate::ledger::Permitted::Anyone, None);
+        let terms = (Permitted::Anyone, None);
         book.send((3, epoch), u64::MAX - epoch, terms, None);
         assert_eq!(book.charged(id), 1);
     }
@@ -230,7 +232,7 @@ fn a_book_goes_on_with_what_those_have_left_who_are_gone() {
     let (gone, here) = (id(0, 1), id(0, 2));
     let mut book = Book::default();
     book.give(7, gone, 1);
-    let terms = (crate::ledger::Permitted::Anyone, None);
+    let terms = (Permitted::Anyone, None);
     book.send((7, 1), 5, terms, None);
     book.give(3, here, 2);
     let is_here = |id| id == here;
@@ -260,7 +262,7 @@ fn a_book_that_cannot_be_is_none() {
         for index in entries {
             book.give(*index, id, 1);
             if in_transit {
-                let terms = (crate::ledger::Permitted::Anyone, None);
+                let terms = (Permitted::Anyone, None);
                 book.send((*index, 1), 5, terms, None);
             }
         }
@@ -333,4 +335,28 @@ fn a_connection_that_was_accepted_is_as_good() {
     let length = socket::recv_whole(&far, &mut welcome).unwrap();
     let welcome = wire::Welcome::read(&welcome[..length]).unwrap();
     assert_eq!(welcome.role, Role::Worker);
+}
+
+/// A connection whose number is another's by now pays for what it left in transit; what the other
+/// one runs is remembered all the same.
+//= proves spec/keeper.md#succession C4
+#[test]
+fn who_has_the_number_of_an_exporter_that_is_gone_keeps_what_it_runs() {
+    let [gone, heir, alive] =
+        [(0, 1), (0, 3), (1, 2)].map(|(index, generation)| MemberId { index, generation });
+    let mut book = Book::default();
+    let terms = (Permitted::Anyone, None);
+    for (index, payer) in [(7, gone), (8, alive)] {
+        book.give(index, payer, 10);
+        book.send((index, 3), 1000, terms, None);
+    }
+    book.give(5, heir, 11);
+    let is_member = |id| [heir, alive].contains(&id);
+    let mut book = Book::succeed(book.inventory(), 16, is_member).unwrap();
+    assert_eq!((book.held(heir).to_vec(), book.charged(heir)), (vec![5], 1));
+    assert_eq!((book.held(alive).len(), book.charged(alive)), (0, 1));
+    book.settle(7);
+    book.settle(8);
+    book.settle(5);
+    assert_eq!((book.charged(heir), book.charged(alive)), (0, 0));
 }

@@ -1,7 +1,6 @@
 //! Sessions as they go from one server to the next.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -191,12 +190,9 @@ impl Sessions {
     }
 }
 
-/// The key of no zygote.
-const NO_ZYGOTE: u64 = u64::MAX;
-
 /// When a session began, as it goes to the next server.
-pub(super) fn ago(milliseconds: u64) -> std::time::Instant {
-    let now = std::time::Instant::now();
+pub(super) fn ago(milliseconds: u64) -> Instant {
+    let now = Instant::now();
     now.checked_sub(Duration::from_millis(milliseconds))
         .unwrap_or(now)
 }

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use rustix::event::epoll::EventFlags;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -44,6 +45,8 @@ pub(in crate::server) struct Estate {
     pub(in crate::server) handshakers: Vec<u32>,
     pub(in crate::server) sessions: estate::Estate,
     pub(in crate::server) unstarted: Vec<estate::Carried>,
+    /// Others have the listener, too.
+    pub(in crate::server) shared: bool,
 }
 
 /// A server that is to come after this one.
@@ -179,6 +182,7 @@ impl Supervisor {
             Ok(()) => {
                 log::line(format_args!("process {process} is the server from now on"));
                 self.operators.service.hand_over(process);
+                self.pass_signals_on(process);
                 self.succeeded = Some(process);
             }
             Err(failed) => {
@@ -191,6 +195,18 @@ impl Supervisor {
                 if let Err(error) = self.open_control() {
                     log::line(format_args!("{error}"));
                 }
+            }
+        }
+    }
+
+    /// What this process was told meanwhile is for the server.
+    //= spec/takeover.md#signals
+    fn pass_signals_on(&self, process: u32) {
+        let server = i32::try_from(process).ok().and_then(Pid::from_raw);
+        while let Ok(Some(signal)) = self.signals.next() {
+            if let (Signal::TERM | Signal::INT | Signal::HUP, Some(server)) = (signal, server) {
+                // One that has ended needs no telling.
+                let _ = kill_process(server, signal);
             }
         }
     }
@@ -237,6 +253,7 @@ impl Supervisor {
             handshakers: numbers(&handshakers),
             sessions,
             unstarted: self.unstarted.iter().map(Pending::carried).collect(),
+            shared: self.operators.service.has_listener(),
         };
         let estate = postcard::to_allocvec(&estate).map_err(|_| Failed::Garbage)?;
         // The other one's name is free when it begins.
@@ -297,14 +314,17 @@ pub(super) fn start_after(server: Server) -> Result<Result<Supervisor, Role>, Er
     let more = More {
         reload: server.reload,
         program: server.program,
-        operators: Operators::new(server.control, server.passed),
+        operators: Operators::new(server.control, server.passed || inherited.shared),
     };
     let mut supervisor = own.supervisor(inherited, more)?;
     // Handshakes begin when it is answered.
     let added = supervisor.keeper.add(near, Member::Handshaker);
     added.map_err(Error::Ledger)?;
-    predecessor.begun();
-    supervisor.open_control()?;
+    predecessor.begun().map_err(Error::Takeover)?;
+    // From here on this is the server, whatever happens: who has no control socket serves without.
+    if let Err(error) = supervisor.open_control() {
+        log::line(format_args!("{error}"));
+    }
     Ok(Ok(supervisor))
 }
 
@@ -334,6 +354,7 @@ pub(in crate::server) struct Inherited {
     pub(super) handshakers: Vec<Subprocess>,
     pub(in crate::server) sessions: Sessions,
     pub(super) unstarted: VecDeque<Pending>,
+    pub(super) shared: bool,
 }
 
 impl Inherited {
@@ -345,6 +366,7 @@ impl Inherited {
             handshakers: Vec::new(),
             sessions: Sessions::default(),
             unstarted: VecDeque::new(),
+            shared: false,
         }
     }
 }
@@ -412,6 +434,7 @@ pub(in crate::server) fn inherit(
             handshakers,
             sessions,
             unstarted,
+            shared: estate.shared,
         }),
     }
 }
