@@ -49,7 +49,7 @@ pub struct Bounds {
     /// As root: the user of sessions [default: 65523:65523].
     #[arg(long, value_name = "USER")]
     pub session_user: Option<Named>,
-    /// Whether sessions run as their clients: none, optional, required [default: none].
+    /// Sessions run as their clients: none, optional, required [default: none].
     ///
     /// The account is that of the name the client has proved.
     ///
