@@ -3,6 +3,7 @@
 //!
 //! Invariants: sending never waits, and keeps the order; a message arrives whole or ends the link.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,6 +26,8 @@ pub(super) struct Link {
     socket: OwnedFd,
     waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     buffer: Vec<u8>,
+    /// What the poller was last told to wait for.
+    watched: Cell<EventFlags>,
 }
 
 /// Why a link is of no more use.
@@ -82,6 +85,7 @@ impl Link {
             socket,
             waiting: VecDeque::new(),
             buffer: Vec::new(),
+            watched: Cell::new(EventFlags::empty()),
         })
     }
 
@@ -126,6 +130,7 @@ impl Link {
             socket,
             waiting,
             buffer,
+            ..
         } = self;
         drop(socket);
         std::mem::forget((waiting, buffer));
@@ -174,12 +179,20 @@ impl Link {
 
     /// Waits under `key`, for messages and, where some wait, for room.
     pub(super) fn watch(&self, key: u64, poller: &Poller) -> io::Result<()> {
-        poller.add(self, key, self.wanted())
+        let wanted = self.wanted();
+        poller.add(self, key, wanted)?;
+        self.watched.set(wanted);
+        Ok(())
     }
 
     /// [`Link::watch`], after something was sent or received.
     pub(super) fn watch_again(&self, key: u64, poller: &Poller) -> io::Result<()> {
-        poller.change(self, key, self.wanted())
+        let wanted = self.wanted();
+        if self.watched.get() != wanted {
+            poller.change(self, key, wanted)?;
+            self.watched.set(wanted);
+        }
+        Ok(())
     }
 
     fn wanted(&self) -> EventFlags {

@@ -217,11 +217,17 @@ pub(super) fn identify(socket: impl AsFd, pid: u32) -> io::Result<(Identity, Opt
         Some(pidfd) => Some(pidfd),
         None => open_pidfd(pid)?,
     };
-    let identity = Identity::of(pid)?;
-    if let Some(pidfd) = &pidfd
-        && pidfd_inode(pidfd)? != identity.inode
-    {
-        return Err(io::ErrorKind::NotFound.into());
-    }
+    let inode = pidfd.as_ref().map_or(Ok(0), pidfd_inode)?;
+    let identity = match inode {
+        // Where there are no such inodes, the start time tells them apart.
+        0 => Identity::of(pid)?,
+        // A process that its number names here is of this process's namespace.
+        inode => Identity {
+            pid,
+            inode,
+            started: 0,
+            pid_namespace: Identity::own()?.pid_namespace,
+        },
+    };
     Ok((identity, pidfd))
 }
