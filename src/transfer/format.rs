@@ -7,7 +7,7 @@ use crate::context::{Context, Exporter, Facts, Parts};
 use crate::crypto::{self, REST_NONCE, Suite, TAG};
 use crate::ledger::{Domain, Grant, HANDLE, Handle};
 use crate::name;
-use crate::secret::{self, Scratch};
+use crate::secret::{self, Depth, Scratch};
 use crate::status::{Minor, Status};
 
 use super::binding::Binding;
@@ -248,15 +248,17 @@ pub(super) fn open<'a>(
         let key = domain
             .ask_key(header.key, handle)
             .map_err(|refusal| Status::from(&refusal))?;
-        return open_under(sealed, header, &domain.id(), &key);
+        let id = domain.id();
+        return secret::scrubbed(Depth::Moved, || open_under(sealed, header, &id, &key));
     }
-    domain
-        .keyring()
-        .ok_or(Minor::TokenKey)?
-        .ask(header.key, |key| {
-            open_under(sealed, header, &domain.id(), key)
-        })
-        .ok_or(Minor::TokenKey)?
+    let keyring = domain.keyring().ok_or(Minor::TokenKey)?;
+    let id = domain.id();
+    // Here and not by the caller alone: the key that one token is sealed with must not be left in what
+    // the caller answers, which is more than this.
+    let opened = secret::scrubbed(Depth::Moved, || {
+        keyring.ask(header.key, |key| open_under(sealed, header, &id, key))
+    });
+    opened.ok_or(Minor::TokenKey)?
 }
 
 /// [`open`] with everything given.
