@@ -139,7 +139,10 @@ pub fn samples() -> Vec<(u8, Vec<u8>)> {
         put(4, postcard::to_allocvec(&message));
     }
     for message in [
-        FromPredecessor::Offer { version: 1 },
+        FromPredecessor::Offer {
+            version: 1,
+            shared: true,
+        },
         FromPredecessor::Piece {
             bytes: ByteBuf::from(b"piece"),
         },
@@ -441,7 +444,6 @@ impl Handed {
             handshakers: Vec::new(),
             sessions: estate,
             unstarted: vec![unstarted.carried()],
-            shared: false,
         };
         let bytes = postcard::to_allocvec(&estate).map_err(io::Error::other)?;
         let fds = fds.iter().map(BorrowedFd::try_clone_to_owned);

@@ -173,7 +173,10 @@ impl Server {
             predecessor,
         } = plan;
         let refused = |error| Error::Listen(listen, error);
-        let passed = listener.is_some() && predecessor.is_none();
+        let passed = match &predecessor {
+            Some(predecessor) => predecessor.is_shared(),
+            None => listener.is_some(),
+        };
         let listener = match listener {
             Some(listener) => listener,
             None => TcpListener::bind(listen).map_err(refused)?,

@@ -68,6 +68,8 @@ pub(super) enum FromPredecessor {
     Offer {
         /// Of the page.
         version: u16,
+        /// A service manager has the listener, too.
+        shared: bool,
     },
     /// The next piece of the estate.
     Piece {
@@ -172,6 +174,9 @@ pub(super) struct Successor {
     greeted: bool,
 }
 
+/// The listener, and whether a service manager has it, too.
+type Listening<'a> = (BorrowedFd<'a>, bool);
+
 /// What was heard of it.
 pub(super) enum Heard {
     Nothing,
@@ -196,8 +201,8 @@ impl Successor {
     }
 
     /// What it says, without waiting.
-    pub(super) fn hear(&mut self, listener: BorrowedFd<'_>) -> Heard {
-        match self.try_hear(listener) {
+    pub(super) fn hear(&mut self, listening: Listening<'_>) -> Heard {
+        match self.try_hear(listening) {
             Ok(true) => Heard::Ready,
             Ok(false) if self.until <= Instant::now() => Heard::Failed(Failed::Late),
             Ok(false) => Heard::Nothing,
@@ -205,7 +210,7 @@ impl Successor {
         }
     }
 
-    fn try_hear(&mut self, listener: BorrowedFd<'_>) -> Result<bool, Failed> {
+    fn try_hear(&mut self, (listener, shared): Listening<'_>) -> Result<bool, Failed> {
         self.link.flush()?;
         while let Some((message, _)) = self.link.receive::<FromSuccessor>()? {
             match message {
@@ -215,7 +220,10 @@ impl Successor {
                     }
                     self.greeted = true;
                     let listener = listener.try_clone_to_owned()?;
-                    let offer = FromPredecessor::Offer { version: VERSION };
+                    let offer = FromPredecessor::Offer {
+                        version: VERSION,
+                        shared,
+                    };
                     self.link.send(&offer, vec![listener])?;
                 }
                 FromSuccessor::Ready if self.greeted => return Ok(true),
@@ -312,6 +320,7 @@ fn send_waiting(
 pub struct Predecessor {
     link: Link,
     listener: Option<OwnedFd>,
+    shared: bool,
     ledger: Option<OwnedFd>,
 }
 
@@ -355,7 +364,7 @@ impl Predecessor {
         let hello = FromSuccessor::Hello { version: VERSION };
         link.send(&hello, Vec::new())?;
         let (offer, fds) = next(&mut link, until)?;
-        let FromPredecessor::Offer { version } = offer else {
+        let FromPredecessor::Offer { version, shared } = offer else {
             return Err(Failed::Garbage);
         };
         if version != VERSION {
@@ -365,6 +374,7 @@ impl Predecessor {
         Ok(Self {
             link,
             listener: Some(listener),
+            shared,
             ledger: None,
         })
     }
@@ -372,6 +382,30 @@ impl Predecessor {
     /// What it listens on.
     pub fn take_listener(&mut self) -> Option<OwnedFd> {
         self.listener.take()
+    }
+
+    /// Whether a service manager has the listener, too: then it is where that says, whatever the
+    /// configuration does.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// Waits until one of `fds` can be read. An error when the server it comes after is gone, or has
+    /// given it up.
+    pub(super) fn wait_with<'a>(
+        &mut self,
+        fds: impl Iterator<Item = BorrowedFd<'a>>,
+    ) -> Result<(), Failed> {
+        let mut all: Vec<PollFd<'_>> = fds
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        all.push(PollFd::from_borrowed_fd(self.link.as_fd(), PollFlags::IN));
+        rustix::io::retry_on_intr(|| poll(&mut all, None)).map_err(io::Error::from)?;
+        // It has nothing to say before it is told that this one is ready.
+        match self.link.receive::<FromPredecessor>()? {
+            None => Ok(()),
+            Some(_) => Err(Failed::Garbage),
+        }
     }
 
     /// Says why this server does not come after all.

@@ -22,12 +22,12 @@ use super::super::link::{Link, decode};
 use super::super::poller::{Keys, Poller};
 use super::super::sessions::{Pending, Sessions, estate};
 use super::super::subprocess::{Next, Subprocess};
-use super::super::takeover::{self, Failed, Heard, Successor};
+use super::super::takeover::{self, Failed, Heard, Predecessor, Successor};
 use super::super::telling::{FromHandshaker, ToHandshaker};
 use super::super::{Error, Kept, Server};
 use super::forked::{Forked, become_one};
 use super::operators::Operators;
-use super::start::{Common, More, Own, system, wait_readable};
+use super::start::{Common, More, Own, system};
 use super::stopping::Stopping;
 use super::{Role, Supervisor};
 
@@ -45,8 +45,6 @@ pub(in crate::server) struct Estate {
     pub(in crate::server) handshakers: Vec<u32>,
     pub(in crate::server) sessions: estate::Estate,
     pub(in crate::server) unstarted: Vec<estate::Carried>,
-    /// Others have the listener, too.
-    pub(in crate::server) shared: bool,
 }
 
 /// A server that is to come after this one.
@@ -125,10 +123,11 @@ impl Supervisor {
     }
 
     pub(super) fn hear_successor(&mut self) {
+        let shared = self.operators.service.has_listener();
         let Some(coming) = &mut self.successor else {
             return;
         };
-        match coming.successor.hear(self.listener.as_fd()) {
+        match coming.successor.hear((self.listener.as_fd(), shared)) {
             Heard::Nothing => {
                 // It can only fail for a descriptor that is not in.
                 let _ = coming
@@ -253,7 +252,6 @@ impl Supervisor {
             handshakers: numbers(&handshakers),
             sessions,
             unstarted: self.unstarted.iter().map(Pending::carried).collect(),
-            shared: self.operators.service.has_listener(),
         };
         let estate = postcard::to_allocvec(&estate).map_err(|_| Failed::Garbage)?;
         // The other one's name is free when it begins.
@@ -291,7 +289,7 @@ pub(super) fn start_after(server: Server) -> Result<Result<Supervisor, Role>, Er
         return Ok(Err(become_one(common, Forked::Handshaker(link, far))));
     }
     drop(far);
-    if let Err(error) = wait_until_loaded(&mut handshaker) {
+    if let Err(error) = wait_until_loaded(&mut handshaker, &mut predecessor) {
         predecessor.refuse(&error.to_string());
         return Err(error);
     }
@@ -314,7 +312,7 @@ pub(super) fn start_after(server: Server) -> Result<Result<Supervisor, Role>, Er
     let more = More {
         reload: server.reload,
         program: server.program,
-        operators: Operators::new(server.control, server.passed || inherited.shared),
+        operators: Operators::new(server.control, server.passed),
     };
     let mut supervisor = own.supervisor(inherited, more)?;
     // Handshakes begin when it is answered.
@@ -329,7 +327,10 @@ pub(super) fn start_after(server: Server) -> Result<Result<Supervisor, Role>, Er
 }
 
 /// Waits until the handshaker can greet the keeper.
-fn wait_until_loaded(handshaker: &mut Subprocess) -> Result<(), Error> {
+fn wait_until_loaded(
+    handshaker: &mut Subprocess,
+    predecessor: &mut Predecessor,
+) -> Result<(), Error> {
     loop {
         match handshaker.next::<FromHandshaker>() {
             Next::Message(FromHandshaker::Loaded, _) => return Ok(()),
@@ -341,7 +342,8 @@ fn wait_until_loaded(handshaker: &mut Subprocess) -> Result<(), Error> {
             }
             Next::Nothing => {
                 let link = handshaker.link().map(AsFd::as_fd);
-                wait_readable(link.into_iter()).map_err(system("poll"))?;
+                let waited = predecessor.wait_with(link.into_iter());
+                waited.map_err(Error::Takeover)?;
             }
         }
     }
@@ -354,7 +356,6 @@ pub(in crate::server) struct Inherited {
     pub(super) handshakers: Vec<Subprocess>,
     pub(in crate::server) sessions: Sessions,
     pub(super) unstarted: VecDeque<Pending>,
-    pub(super) shared: bool,
 }
 
 impl Inherited {
@@ -366,7 +367,6 @@ impl Inherited {
             handshakers: Vec::new(),
             sessions: Sessions::default(),
             unstarted: VecDeque::new(),
-            shared: false,
         }
     }
 }
@@ -434,7 +434,6 @@ pub(in crate::server) fn inherit(
             handshakers,
             sessions,
             unstarted,
-            shared: estate.shared,
         }),
     }
 }
