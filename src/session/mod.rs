@@ -141,8 +141,9 @@ impl Here {
         // sessions in good order.
         let _ = rustix::process::setpgid(None, None);
         hop::begin(&channel, &mut self.stage, &self.reporter);
-        let environment = Environment::of(&self.stage.about, channel.facts(), self.user.take());
-        match Job::start(&self.kind, &environment) {
+        let (about, user) = (&self.stage.about, self.user.take());
+        let environment = || Environment::of(about, channel.facts(), user);
+        match Job::start(&self.kind, environment) {
             Ok((job, command)) => {
                 self.stage.job = job;
                 if let Some(process) = command {
