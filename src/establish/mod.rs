@@ -50,6 +50,7 @@ mod cache;
 mod config;
 mod exchange;
 mod finished;
+mod hearing;
 mod initiator;
 mod password;
 mod stream;
@@ -69,11 +70,12 @@ pub use config::{
     InitiatorConfigBuilder,
 };
 pub use finished::{Finished, NotActivated};
+pub use hearing::{Hearing, Listened, refusal};
 pub use initiator::{Initiator, PasswordAsked};
 pub use password::{Attempt, Passwords, Verdict};
 pub use stream::{Framing, Tokens};
 
-pub use crate::tls::{Decision, Presented, Standing, Validation};
+pub use crate::tls::{Decision, Hello, Presented, Standing, Validation};
 
 use crate::status::{Minor, Status};
 use crate::sys::process;

@@ -95,6 +95,9 @@ pub enum Attribute {
     /// An acceptor's configuration as it was built, with everything that a builder can say, instead
     /// of the attributes that say how contexts are established.
     Configuration(Arc<AcceptorConfig>),
+    /// Whether the application is told of an initiator's hello before it is answered
+    /// ([`Operation::Hello`](super::Operation::Hello)).
+    Hello(bool),
 }
 
 /// What is the same for every value of an attribute.
@@ -168,6 +171,7 @@ rows! {
     SendTimeout, "send-timeout", "time or none", "none", "1 ms to 7 d", true, BadSendTimeout;
     MakeRoomAfter, "make-room-after", "time or none", "none", "1 ms to 1 h", false, BadMakeRoomAfter;
     Configuration, "configuration", "configuration of acceptors", "none", "acceptors only", true, BadConfiguration;
+    Hello, "hello", "yes, no", "no", "acceptors only", true, BadHello;
 }
 
 impl Attribute {
@@ -198,6 +202,7 @@ impl Attribute {
             Self::SendTimeout(_) => Key::SendTimeout,
             Self::MakeRoomAfter(_) => Key::MakeRoomAfter,
             Self::Configuration(_) => Key::Configuration,
+            Self::Hello(_) => Key::Hello,
         }
     }
 
@@ -239,7 +244,8 @@ impl Attribute {
             | Self::Validation(_)
             | Self::Resumption(_)
             | Self::Anonymous(_)
-            | Self::Configuration(_) => true,
+            | Self::Configuration(_)
+            | Self::Hello(_) => true,
         }
     }
 }
@@ -286,6 +292,7 @@ pub(super) struct Settings {
     pub(super) send_timeout: Option<Duration>,
     pub(super) make_room_after: Option<Duration>,
     pub(super) configuration: Option<Arc<AcceptorConfig>>,
+    pub(super) hello: bool,
 }
 
 impl Default for Settings {
@@ -315,6 +322,7 @@ impl Default for Settings {
             send_timeout: None,
             make_room_after: None,
             configuration: None,
+            hello: false,
         }
     }
 }
@@ -353,6 +361,7 @@ impl Settings {
             Attribute::SendTimeout(time) => self.send_timeout = time,
             Attribute::MakeRoomAfter(time) => self.make_room_after = time,
             Attribute::Configuration(config) => self.configuration = Some(config),
+            Attribute::Hello(told) => self.hello = told,
         }
         Ok(())
     }

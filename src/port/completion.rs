@@ -20,6 +20,9 @@ pub enum Operation {
     Event,
     /// [`Environment::close`](super::Environment::close), once the last session has ended.
     Ended,
+    /// The initiator's hello was heard in a handshake that was started, whose own completion is
+    /// still to come: it waits for [`Session::go_on`].
+    Hello,
 }
 
 /// The end of one operation; each that was started comes exactly once.

@@ -23,7 +23,7 @@ use super::pending::{Handshake, Link, Receive, Send, Unsent};
 use super::shake::Shake;
 use super::{Amount, Code, Completion, Error, Live, Operation, SessionState};
 use crate::channel::Opened;
-use crate::establish::{Resumable, Standing};
+use crate::establish::{Hello, Resumable, Standing, refusal};
 use crate::record::Alert;
 use crate::status::Status;
 
@@ -44,6 +44,10 @@ pub(super) struct Connection {
     pub(super) counted: bool,
     pub(super) link: Option<Link>,
     pub(super) shake: Shake,
+    /// What the initiator has said first.
+    pub(super) hello: Option<Box<Hello>>,
+    /// What the handshake is fed with when it goes on.
+    pub(super) heard: Option<Vec<u8>>,
     pub(super) live: Option<Box<Live>>,
     pub(super) unsent: Unsent,
     pub(super) handshake: Option<Handshake>,
@@ -92,6 +96,8 @@ impl Connection {
             counted: true,
             link: None,
             shake: Shake::Over,
+            hello: None,
+            heard: None,
             live: None,
             unsent: Unsent::default(),
             handshake: None,
@@ -342,11 +348,17 @@ impl Connection {
                 }
                 self.linger(common);
             }
-            SessionState::Handshaking => {
-                self.shake = Shake::Over;
+            SessionState::Handshaking | SessionState::Heard => {
+                let shake = core::mem::replace(&mut self.shake, Shake::Over);
                 self.live = None;
                 self.abandon(common, &Code::SessionClosed.into());
-                self.dismiss(common);
+                match (shake, alert) {
+                    (Shake::Heard(framing, _), Some(alert)) => {
+                        self.unsent.put(refusal(framing, alert));
+                        self.linger(common);
+                    }
+                    _ => self.dismiss(common),
+                }
             }
             _ => {}
         }

@@ -339,6 +339,9 @@ impl Means {
     }
 
     fn establishment(&self, settings: &Settings) -> Result<Establishment, Error> {
+        if settings.hello && settings.role == Role::Initiator {
+            return Err(Code::BadHello.into());
+        }
         //= spec/port.md#configuration
         if let Some(config) = &settings.configuration {
             return match settings.role {

@@ -83,6 +83,7 @@ codes! {
     BadSendTimeout = 121, "attribute send-timeout: not within 1 millisecond and 7 days";
     BadMakeRoomAfter = 122, "attribute make-room-after: not within 1 millisecond and 1 hour";
     BadConfiguration = 123, "attribute configuration: it is an acceptor's, and the role is not";
+    BadHello = 124, "attribute hello: acceptors hear one, and the role is not";
 }
 
 /// An error of a call or an operation.

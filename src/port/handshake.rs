@@ -8,19 +8,22 @@ use super::connection::{Connection, Stop};
 use super::driver::SCRATCH;
 use super::held::Common;
 use super::pending;
-use super::shake::{Done, Shake};
+use super::shake::{Done, Fed, Shake};
 use super::{Code, Completion, Error, Operation, SessionState};
+use crate::establish::Hello;
 
 /// A handshake that is taken out to be fed.
 pub(super) struct Step {
     shake: Shake,
     count: usize,
+    /// Instead of what was read, what was heard before.
+    heard: Option<Vec<u8>>,
 }
 
 /// What came of it.
 pub(super) struct Stepped {
     shake: Shake,
-    fed: Result<Option<Done>, Error>,
+    fed: Result<Fed, Error>,
     unsent: Vec<u8>,
     /// The socket had no more.
     dry: bool,
@@ -30,10 +33,15 @@ impl Step {
     /// Feeds the handshake with what was read.
     //= spec/port.md#callbacks
     pub(super) fn take(self, common: &Common, scratch: &[u8]) -> Stepped {
-        let Self { mut shake, count } = self;
+        let Self {
+            mut shake,
+            count,
+            heard,
+        } = self;
         let mut unsent = Vec::new();
         let domain = &common.environment.domain;
-        let feed = || shake.feed(&scratch[..count], domain, &mut unsent);
+        let input = heard.as_deref().unwrap_or(&scratch[..count]);
+        let feed = || shake.feed(input, domain, &mut unsent);
         let fed = common.environment.port.calling_back(feed);
         Stepped {
             shake,
@@ -61,17 +69,26 @@ impl Connection {
             self.missed = true;
             return None;
         }
+        if let Some(heard) = self.heard.take() {
+            return Some(self.step(0, Some(heard)));
+        }
         match self.read_step(common, dry, scratch) {
             Ok(None) => None,
-            Ok(Some(count)) => {
-                self.stepping = true;
-                let shake = core::mem::replace(&mut self.shake, Shake::Over);
-                Some(Step { shake, count })
-            }
+            Ok(Some(count)) => Some(self.step(count, None)),
             Err(error) => {
                 self.fail_handshake(common, error);
                 None
             }
+        }
+    }
+
+    fn step(&mut self, count: usize, heard: Option<Vec<u8>>) -> Step {
+        self.stepping = true;
+        let shake = core::mem::replace(&mut self.shake, Shake::Over);
+        Step {
+            shake,
+            count,
+            heard,
         }
     }
 
@@ -118,11 +135,32 @@ impl Connection {
         let dry = stepped.dry && !missed;
         self.unsent.put(stepped.unsent);
         match stepped.fed {
-            Ok(None) => self.shake = stepped.shake,
-            Ok(Some(done)) => self.established(done),
+            Ok(Fed::More) => self.shake = stepped.shake,
+            Ok(Fed::Hello(hello)) => {
+                self.shake = stepped.shake;
+                self.heard(common, hello);
+            }
+            Ok(Fed::Done(done)) => self.established(*done),
             Err(error) => self.fail_handshake(common, error),
         }
         dry
+    }
+
+    /// Waits for the application to go on.
+    //= spec/port.md#hello
+    fn heard(&mut self, common: &Common, hello: Box<Hello>) {
+        self.state = SessionState::Heard;
+        self.hello = Some(hello);
+        if let Some(pending::Handshake { tag, session, .. }) = &self.handshake {
+            common.post(Completion {
+                operation: Operation::Hello,
+                tag: *tag,
+                session: Some(session.clone()),
+                value: 0,
+                data: Vec::new(),
+                error: None,
+            });
+        }
     }
 
     fn fail_handshake(&mut self, common: &Common, error: Error) {
@@ -184,7 +222,9 @@ impl Connection {
     pub(super) fn make_room(&mut self, common: &Common) {
         self.place = None;
         match self.state {
-            SessionState::Handshaking => self.break_off(common, Code::MadeRoom),
+            SessionState::Handshaking | SessionState::Heard => {
+                self.break_off(common, Code::MadeRoom);
+            }
             SessionState::Failed | SessionState::Closed => self.dismiss(common),
             SessionState::Open | SessionState::Established => return,
         }

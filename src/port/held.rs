@@ -37,7 +37,7 @@ impl Connection {
             Operation::Handshake => usize::from(self.handshake.is_some()),
             Operation::Receive => usize::from(self.receive.is_some()),
             Operation::Send => self.sends.len(),
-            Operation::Ready | Operation::Event | Operation::Ended => 0,
+            Operation::Hello | Operation::Ready | Operation::Event | Operation::Ended => 0,
         }
     }
 }
@@ -103,7 +103,10 @@ impl Core {
     //= spec/port.md#destroy
     pub(super) fn orphan(&self) {
         let mut connection = self.connection();
-        if connection.state == SessionState::Handshaking {
+        if matches!(
+            connection.state,
+            SessionState::Handshaking | SessionState::Heard
+        ) {
             connection.break_off(&self.common, Code::PortDestroyed);
         }
         connection.abandon(&self.common, &Code::PortDestroyed.into());

@@ -10,10 +10,10 @@ use super::connection::Connection;
 use super::driver::me;
 use super::held::{Common, Core};
 use super::pending::{Handshake, Link, Receive, Send};
-use super::shake::Shake;
+use super::shake::{Establishment, Shake};
 use super::{Attribute, Code, Environment, Error, Live, Operation};
 use crate::context::{Facts, Role};
-use crate::establish::Standing;
+use crate::establish::{Hello, Standing};
 use crate::exit::SessionIdentifier;
 use crate::record::Alert;
 
@@ -27,6 +27,8 @@ pub enum SessionState {
     Open,
     /// The handshake is pending.
     Handshaking,
+    /// The handshake is pending and waits for [`Session::go_on`]; attributes can be overridden.
+    Heard,
     /// Data can be received and sent.
     Established,
     /// The handshake or the context has failed; it can be closed.
@@ -137,7 +139,7 @@ impl Session {
     //= spec/port.md#inherited
     pub fn set(&self, attribute: Attribute) -> Result<(), Error> {
         let (core, mut connection) = self.locked()?;
-        if connection.state != SessionState::Open {
+        if !matches!(connection.state, SessionState::Open | SessionState::Heard) {
             return Err(Code::InvalidState.into());
         }
         let key = attribute.key();
@@ -176,7 +178,7 @@ impl Session {
             Role::Acceptor => None,
         };
         let target = target.and_then(target_name);
-        let shake = Shake::new(establishment, settings.framing, target)?;
+        let shake = Shake::new(establishment, settings.framing, target, settings.hello)?;
         rustix::io::ioctl_fionbio(&socket, true)
             .map_err(|error| Error::of_system(&error.into()))?;
         connection.shake = shake;
@@ -212,6 +214,39 @@ impl Session {
             core.advance_here(connection);
         }
         Ok(())
+    }
+
+    /// Goes on with a handshake that was started, once the initiator's hello was heard
+    /// ([`Operation::Hello`]): it is answered as the attributes say now. The handshake's timeout has been running all the time.
+    ///
+    /// # Errors
+    /// [`Code::InvalidState`] unless it was heard, [`Code::EnvironmentClosed`], the error of an
+    /// attribute that does not fit the others: the session stays as it is.
+    //= spec/port.md#hello
+    pub fn go_on(&self) -> Result<(), Error> {
+        let (core, mut connection) = self.locked()?;
+        core.common.environment.port.alive()?;
+        if connection.state != SessionState::Heard {
+            return Err(Code::InvalidState.into());
+        }
+        let settings = connection.settings.clone();
+        let establishment = core.common.environment.establishment(&settings)?;
+        let Establishment::Acceptor(config) = establishment else {
+            return Err(Code::BadRole.into());
+        };
+        let shake = core::mem::replace(&mut connection.shake, Shake::Over);
+        let (shake, heard) = shake.go_on(config).ok_or(Code::InvalidState)?;
+        connection.shake = shake;
+        connection.heard = Some(heard);
+        connection.state = SessionState::Handshaking;
+        core.advance_here(connection);
+        Ok(())
+    }
+
+    /// What the initiator has said first; none before [`Operation::Hello`].
+    pub fn hello(&self) -> Option<Hello> {
+        let (_, connection) = self.locked().ok()?;
+        connection.hello.as_deref().cloned()
     }
 
     /// Starts to receive up to `buffer.len()` bytes, 1 to [`RECEIVE_LIMIT`]; the completion has
@@ -326,16 +361,19 @@ impl Session {
         Ok(())
     }
 
-    /// Closes an established session whose peer the application does not let in: as
-    /// [`Session::close`], but the peer is told a fatal alert. In message framing, which has no
-    /// alerts once it is established, it is told the end.
+    /// Closes a session whose peer the application does not let in, and that is established or was
+    /// heard: as [`Session::close`], but the peer is told a fatal alert. In message framing, which
+    /// has no alerts once it is established, it is told the end then.
     ///
     /// # Errors
-    /// [`Code::InvalidState`] unless it is established.
+    /// [`Code::InvalidState`] unless it is established or was heard.
     //= spec/port.md#abort
     pub fn abort(&self, alert: Alert) -> Result<(), Error> {
         let (core, mut connection) = self.locked()?;
-        if connection.state != SessionState::Established {
+        if !matches!(
+            connection.state,
+            SessionState::Established | SessionState::Heard
+        ) {
             return Err(Code::InvalidState.into());
         }
         connection.close(&core.common, Some(alert));

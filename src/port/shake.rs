@@ -11,8 +11,8 @@ use crate::channel::Messages;
 use crate::codec;
 use crate::context::Context;
 use crate::establish::{
-    Acceptor, AcceptorConfig, Failed, Finished, Framing, Initiator, InitiatorConfig, Resumable,
-    Standing, Step, TOKEN_LIMIT, Tokens,
+    Acceptor, AcceptorConfig, Failed, Finished, Framing, Hearing, Hello, Initiator,
+    InitiatorConfig, Listened, Resumable, Standing, Step, TOKEN_LIMIT, Tokens,
 };
 use crate::ledger::Domain;
 use crate::message::Message;
@@ -29,6 +29,10 @@ pub(super) enum Establishment {
 
 /// A handshake that is not finished.
 pub(super) enum Shake {
+    /// The application is told of the hello before it is answered.
+    Hearing(Arc<AcceptorConfig>, Box<Hearing>),
+    /// It was, and these bytes are what the handshake goes on with.
+    Heard(Framing, Vec<u8>),
     /// The first byte will tell the framing.
     Waiting(Arc<AcceptorConfig>),
     AcceptRecord(Acceptor<Record>),
@@ -37,6 +41,15 @@ pub(super) enum Shake {
     InitiateMessage(Initiator<Message>, Tokens),
     /// Nothing comes after an error or the end.
     Over,
+}
+
+/// What a handshake was fed to.
+pub(super) enum Fed {
+    /// More is needed.
+    More,
+    /// The initiator's hello: it goes on when the application says how.
+    Hello(Box<Hello>),
+    Done(Box<Done>),
 }
 
 /// A handshake's good end.
@@ -53,9 +66,13 @@ impl Shake {
         establishment: Establishment,
         framing: Option<Framing>,
         target: Option<Name>,
+        hears: bool,
     ) -> Result<Self, Error> {
         let failed = |error: crate::cred::Error| failure(Some(error.status()), error.reason());
         Ok(match establishment {
+            Establishment::Acceptor(config) if hears => {
+                Self::Hearing(config, Box::new(Hearing::new(framing)))
+            }
             Establishment::Acceptor(config) => match framing {
                 None => Self::Waiting(config),
                 Some(framing) => Self::accept(framing, config),
@@ -73,6 +90,15 @@ impl Shake {
                 }
             }
         })
+    }
+
+    /// What a handshake that was heard goes on with, and the bytes that it is fed first. None when
+    /// it was not.
+    pub(super) fn go_on(self, config: Arc<AcceptorConfig>) -> Option<(Self, Vec<u8>)> {
+        match self {
+            Self::Heard(framing, bytes) => Some((Self::accept(framing, config), bytes)),
+            _ => None,
+        }
     }
 
     fn accept(framing: Framing, config: Arc<AcceptorConfig>) -> Self {
@@ -96,7 +122,7 @@ impl Shake {
         input: &[u8],
         domain: &Domain,
         out: &mut Vec<u8>,
-    ) -> Result<Option<Done>, Error> {
+    ) -> Result<Fed, Error> {
         let stepped = catch_unwind(AssertUnwindSafe(|| self.step(input, domain, out)));
         stepped.unwrap_or_else(|_| {
             Err(failure(
@@ -106,17 +132,31 @@ impl Shake {
         })
     }
 
-    fn step(
-        &mut self,
-        mut input: &[u8],
-        domain: &Domain,
-        out: &mut Vec<u8>,
-    ) -> Result<Option<Done>, Error> {
+    fn step(&mut self, mut input: &[u8], domain: &Domain, out: &mut Vec<u8>) -> Result<Fed, Error> {
         match core::mem::replace(self, Self::Over) {
+            Self::Hearing(config, mut hearing) => match hearing.hear(input) {
+                Listened::More => {
+                    *self = Self::Hearing(config, hearing);
+                    Ok(Fed::More)
+                }
+                Listened::Hello(hello, framing, bytes) => {
+                    *self = Self::Heard(framing, bytes);
+                    Ok(Fed::Hello(hello))
+                }
+                Listened::None(bytes) => {
+                    *self = Self::Waiting(config);
+                    self.step(&bytes, domain, out)
+                }
+            },
+            // It waits for the application.
+            Self::Heard(framing, bytes) => {
+                *self = Self::Heard(framing, bytes);
+                Ok(Fed::More)
+            }
             Self::Waiting(config) => {
                 let Some(first) = input.first() else {
                     *self = Self::Waiting(config);
-                    return Ok(None);
+                    return Ok(Fed::More);
                 };
                 let framing = Framing::of(*first).ok_or_else(|| {
                     failure(
@@ -130,26 +170,26 @@ impl Shake {
             Self::AcceptRecord(acceptor) => match stepped(acceptor.step(input), out, plain)? {
                 Stepped::Next(next) => {
                     *self = Self::AcceptRecord(next);
-                    Ok(None)
+                    Ok(Fed::More)
                 }
-                Stepped::Finished(finished) => done(finished, domain, Live::Record).map(Some),
+                Stepped::Finished(finished) => done(finished, domain, Live::Record),
             },
             Self::InitiateRecord(initiator) => match stepped(initiator.step(input), out, plain)? {
                 Stepped::Next(next) => {
                     *self = Self::InitiateRecord(next);
-                    Ok(None)
+                    Ok(Fed::More)
                 }
-                Stepped::Finished(finished) => done(finished, domain, Live::Record).map(Some),
+                Stepped::Finished(finished) => done(finished, domain, Live::Record),
             },
             Self::AcceptMessage(mut acceptor, mut tokens) => loop {
                 let Some(token) = next(&mut tokens, &mut input)? else {
                     *self = Self::AcceptMessage(acceptor, tokens);
-                    return Ok(None);
+                    return Ok(Fed::More);
                 };
                 match stepped(acceptor.step(&token), out, Tokens::frame)? {
                     Stepped::Next(next) => acceptor = next,
                     Stepped::Finished(finished) => {
-                        return messages(finished, domain, input).map(Some);
+                        return messages(finished, domain, input);
                     }
                 }
             },
@@ -163,13 +203,13 @@ impl Shake {
                     match stepped(initiator.step(&said), out, Tokens::frame)? {
                         Stepped::Next(next) => initiator = next,
                         Stepped::Finished(finished) => {
-                            return messages(finished, domain, input).map(Some);
+                            return messages(finished, domain, input);
                         }
                     }
                     token = next(&mut tokens, &mut input)?;
                 }
                 *self = Self::InitiateMessage(initiator, tokens);
-                Ok(None)
+                Ok(Fed::More)
             }
             Self::Over => Err(failure(None, "the handshake is over")),
         }
@@ -228,22 +268,22 @@ fn done<F: codec::Framing>(
     finished: Finished<F>,
     domain: &Domain,
     live: impl FnOnce(Context<F>) -> Live,
-) -> Result<Done, Error> {
+) -> Result<Fed, Error> {
     let standing = finished.standing();
     let chain = finished.peer_chain().map(<[u8]>::to_vec).collect();
     let resumable = finished.resumable();
     let context = finished
         .activate(domain)
         .map_err(|kept| Error::told(Code::NotActivated, Some(kept.error), ""))?;
-    Ok(Done {
+    Ok(Fed::Done(Box::new(Done {
         live: live(context),
         standing,
         chain,
         resumable,
-    })
+    })))
 }
 
-fn messages(finished: Finished<Message>, domain: &Domain, behind: &[u8]) -> Result<Done, Error> {
+fn messages(finished: Finished<Message>, domain: &Domain, behind: &[u8]) -> Result<Fed, Error> {
     let live = |context| Live::Message(Messages::new(context, behind.to_vec()));
     done(finished, domain, live)
 }

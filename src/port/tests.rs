@@ -22,6 +22,7 @@ fn values(key: Key) -> (Attribute, Vec<Attribute>) {
     let none = PathBuf::new;
     match key {
         Key::Role => (A::Role(Role::Initiator), vec![]),
+        Key::Hello => (A::Hello(true), vec![]),
         Key::Framing => (A::Framing(Some(Framing::Message)), vec![]),
         Key::Certificate => (A::Certificate(file()), vec![A::Certificate(none())]),
         Key::Key => (A::Key(file()), vec![A::Key(none())]),

@@ -18,6 +18,7 @@
 pub(crate) mod certificate;
 mod config;
 mod handshake;
+mod hello;
 mod key;
 mod provider;
 pub(crate) mod reader;
@@ -39,6 +40,8 @@ use crate::status::{Minor, Status};
 pub(crate) use config::{Client, Clients, Protocol, Server, certified};
 pub use handshake::Tickets;
 pub(crate) use handshake::{Established, Handshake, Progress, Side};
+pub use hello::Hello;
+pub(crate) use hello::{Ear, Heard};
 pub(crate) use key::{PrivateKey, private_key};
 pub(crate) use store::Store;
 pub(crate) use ticket::{Family, Sealer};
