@@ -5,16 +5,9 @@
 
 mod exiting;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use baton::exit::{Answer, Output, UserContext, Verdict};
 use baton::pool::Configuration;
 use exiting::*;
-
-fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
-}
 
 fn digest(bytes: &[u8]) -> String {
     let digest = baton::crypto::sha256(&[bytes]);
@@ -32,7 +25,10 @@ fn let_in_and_refuse(mut configuration: Configuration) -> Driven {
     assert_eq!(driven.call(stranger, exiting::init()), init);
     let context = UserContext::new(b"step".to_vec()).unwrap();
     driven.pool.ask(peer, &context, check(b"certificate"), 1);
-    assert_eq!(driven.call(stranger, check(b"another")), "1/-1 access-denied");
+    assert_eq!(
+        driven.call(stranger, check(b"another")),
+        "1/-1 access-denied"
+    );
     match driven.completion(1).reply.answer {
         Answer::Done {
             verdict: Verdict::Accepted(Output::CheckCertList(output)),
@@ -56,16 +52,7 @@ fn ends_well(mut driven: Driven) {
 //= proves spec/exits.md#answer X4 X5
 #[test]
 fn a_worker_in_rust_lets_in_whom_it_knows() {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--offline", "--example", "exit_worker"]);
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-    // What cargo tells a test about its package would make build scripts run again.
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
-            cargo.env_remove(name);
-        }
-    }
-    assert!(cargo.status().unwrap().success());
+    build_example("exit_worker");
     let driven = let_in_and_refuse(Configuration::new("rust", example("exit_worker")));
     let stranger = "02".repeat(16);
     let another = digest(b"another");
@@ -79,29 +66,14 @@ fn a_worker_in_rust_lets_in_whom_it_knows() {
 //= proves spec/exits.md#answer X4 X5
 #[test]
 fn a_worker_in_plain_python_lets_in_whom_it_knows() {
-    let found = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path).map(|folder| folder.join("python3")).find(|it| it.is_file())
-    });
-    // What is found may be a script that starts the real one: that needs the environment.
-    let python = found.and_then(|found| {
-        let script = "import sys; print(sys.executable)";
-        let output = Command::new(found).args(["-c", script]).output().ok()?;
-        let path = String::from_utf8(output.stdout).ok()?;
-        Some(path.trim_end().to_owned()).filter(|path| path.starts_with('/'))
-    });
-    let Some(python) = python else {
-        assert!(
-            std::env::var_os("BATON_TEST_NO_SKIP").is_none_or(|value| value != "1"),
-            "python3 is not installed"
-        );
-        println!("skipped: python3 is not installed");
-        return;
-    };
+    let Some(python) = python() else { return };
     let mut configuration = Configuration::new("python", python);
     configuration.arguments = vec![source("exit_worker.py").into()];
     let mut driven = let_in_and_refuse(configuration);
     // A question it cannot use is answered -1, and the worker goes on.
-    driven.pool.ask(session(3), &UserContext::default(), init(), 3);
+    driven
+        .pool
+        .ask(session(3), &UserContext::default(), init(), 3);
     assert_eq!(shown(&driven.completion(3).reply), "1/0");
     driven.pool.forget(session(3));
     ends_well(driven);

@@ -4,7 +4,8 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,44 @@ pub fn example(name: &str) -> PathBuf {
     path.pop();
     path.pop();
     path.join("examples").join(name)
+}
+
+/// Builds an example where the tests are built alone.
+pub fn build_example(name: &str) {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--offline", "--example", name]);
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    // What cargo tells a test about its package would make build scripts run again.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
+            cargo.env_remove(name);
+        }
+    }
+    assert!(cargo.status().unwrap().success());
+}
+
+/// A file of `examples/`.
+pub fn source(name: &str) -> PathBuf {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    examples.join(name)
+}
+
+/// Python's own path; none, with a line that says so, where there is none.
+pub fn python() -> Option<PathBuf> {
+    // What is found may be a script that starts the real one: that needs the environment.
+    let script = "import sys; print(sys.executable)";
+    let output = Command::new("python3").args(["-c", script]).output().ok();
+    let path = output.and_then(|output| String::from_utf8(output.stdout).ok());
+    let path = path.map(|path| PathBuf::from(path.trim_end()));
+    let found = path.filter(|path| path.is_absolute());
+    if found.is_none() {
+        assert!(
+            std::env::var_os("BATON_TEST_NO_SKIP").is_none_or(|value| value != "1"),
+            "python3 is not installed"
+        );
+        println!("skipped: python3 is not installed");
+    }
+    found
 }
 
 /// How a reply reads: `1/0`, `1/-1 revoked`, `0`, `-1 died`.
