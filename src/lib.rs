@@ -63,6 +63,10 @@ pub mod succession;
 // Service: what runs contexts.
 // A live context seen as a stream of plaintext, in either framing.
 pub mod channel;
+// Exit workers: the lines they read and write, and a worker in ten lines of Rust.
+pub mod worker;
+// Questions for exit workers, and the processes that answer them.
+pub mod pool;
 // Many handshakes and sessions at once: start, and wait at the completion port.
 pub mod port;
 // The jobs of a session, over its plaintext, and what is told of it.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bounds::Bounds;
-use crate::exit::SessionIdentifier;
+use crate::exit::{Family, Point, SessionIdentifier};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed (standard error says why), 2 wrong usage, 130 interrupted.";
@@ -36,6 +36,9 @@ pub enum Command {
     Top(Top),
     /// Print what an interprocess token shows to anyone: version, key id, nonce and size.
     Token(Token),
+    /// Ask an exit worker, or find out whether a program is one.
+    #[command(subcommand)]
+    Exit(Exit),
 }
 
 /// Whether clients prove who they are with a certificate.
@@ -274,6 +277,65 @@ pub struct Token {
     /// A file that holds one token.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+}
+
+/// `baton exit`.
+#[derive(Debug, Subcommand)]
+pub enum Exit {
+    /// Ask an exit worker one question, and print its answer as a line of JSON.
+    #[command(after_help = EXIT_WORKERS)]
+    Call(ExitCall),
+    /// Tell whether a program does what spec/exits.md says of workers, and name each fault.
+    #[command(after_help = EXIT_WORKERS)]
+    Check(ExitCheck),
+}
+
+const EXIT_WORKERS: &str = "\
+The program is started as a server starts it: in the folder /, with an empty environment, so its
+arguments name files by absolute paths. Its standard error goes to this one.
+
+Exit codes: 0 done, 1 failed (standard error says why), 2 wrong usage.";
+
+/// `baton exit call`.
+#[derive(Debug, Args)]
+pub struct ExitCall {
+    /// Where the question is asked: session-init, check-cert-list, ...
+    #[arg(value_name = "POINT", value_parser = point)]
+    pub point: Point,
+    /// The point's input, a JSON object; - is standard input.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The session's identifier: 32 hexadecimal digits.
+    #[arg(
+        long,
+        value_name = "SESSION",
+        default_value = "00000000000000000000000000000001"
+    )]
+    pub session: SessionIdentifier,
+    /// How long the answer may take, seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub deadline: u64,
+    /// The worker's program and its arguments.
+    #[arg(value_names = ["PROGRAM", "ARGS"], num_args = 1.., required = true, last = true)]
+    pub program: Vec<OsString>,
+}
+
+/// `baton exit check`.
+#[derive(Debug, Args)]
+pub struct ExitCheck {
+    /// How long an answer may take, seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub deadline: u64,
+    /// The worker's program and its arguments.
+    #[arg(value_names = ["PROGRAM", "ARGS"], num_args = 1.., required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub program: Vec<OsString>,
+}
+
+fn point(name: &str) -> Result<Point, String> {
+    let point = Family::ALL
+        .iter()
+        .find_map(|family| Point::named(*family, name));
+    point.ok_or_else(|| format!("the points are {}", Point::ALL.map(Point::name).join(", ")))
 }
 
 #[cfg(test)]

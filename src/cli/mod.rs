@@ -5,6 +5,7 @@ pub mod arguments;
 pub mod bounds;
 pub mod configuration;
 pub mod connect;
+pub mod exit;
 #[cfg(test)]
 mod manual;
 pub mod metrics;
@@ -25,7 +26,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use crate::session::log;
 use crate::sys::process;
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, Exit};
 
 /// The exit code of a command that failed; 2 is clap's, for wrong usage.
 const FAILED: u8 = 1;
@@ -53,6 +54,8 @@ pub fn main() -> ExitCode {
         Command::Sessions(sessions) => ended(sessions::run(&sessions)),
         Command::Metrics(metrics) => ended(metrics::run(&metrics)),
         Command::Top(top) => ended(top::run(&top)),
+        Command::Exit(Exit::Call(call)) => ended(exit::call(&call)),
+        Command::Exit(Exit::Check(check)) => ended(exit::check(&check)),
         Command::Token(token) => {
             let name = token.file.display();
             ended(token::run(&token.file).map_err(|error| format!("{name}: {error}")))

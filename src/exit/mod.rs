@@ -1,16 +1,38 @@
-//! The words of the security exits: what an exit is told about a session, what it answers, and
+//! The words of the security exits: what an exit is asked about a session, what it answers, and
 //! what of its answers travels with the context from one process to another.
+//!
+//! A [`Question`] is asked at a [`Point`] of a [`Family`]; its [`Answer`] has two layers that are
+//! never confused. `spec/exits.md` is the protocol in which both travel.
 //!
 //! Only words live here, with their bounds; the machinery that asks is far above. Every bound
 //! holds from construction on and is checked again when a value is decoded, element by element,
 //! so that a hostile exporter cannot make an importer allocate more than the bound.
 
+mod answer;
+mod field;
+mod outputs;
+mod point;
+mod questions;
 mod session;
 #[cfg(test)]
 mod tests;
 mod ticket;
 mod user;
 
+pub use answer::{
+    AlertDescription, Answer, Failure, INTERNAL_ERROR, Reason, ReturnCode, Status, Verdict,
+};
+pub use field::{Datum, Described, Fields, Kind, LARGEST, Limits, Override, Shape};
+pub use outputs::{
+    BuildCaDnListOutput, CheckCertListOutput, ClientAuth, ComputationOutput, GetCertListOutput,
+    GetServerPublicKeyOutput, HandshakeDoneOutput, NoOutput, Output, SessionInitOutput,
+};
+pub use point::{Family, LINE_LIMIT, Point};
+pub use questions::{
+    BuildCaDnList, Cause, CheckCertList, Computation, GetCertList, GetServerPublicKey,
+    HandshakeDone, Input, Operation, Question, Reply, Role, SessionEnd, SessionInit,
+    SetServerPublicKey,
+};
 pub use session::{SessionIdentifier, UserContext};
 pub use ticket::{Ticket, TicketState, Tickets};
 pub use user::{Account, Missing, UserData};

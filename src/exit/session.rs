@@ -22,6 +22,11 @@ use super::{Unfit, decode_bytes};
 pub struct SessionIdentifier([u8; 16]);
 
 impl SessionIdentifier {
+    /// The identifier of these bytes.
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
     /// The 16 bytes.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0

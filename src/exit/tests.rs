@@ -309,3 +309,60 @@ proptest! {
         let _ = decode::<UserContext>(&bytes);
     }
 }
+
+//= proves spec/exits.md#reasons X9
+#[test]
+fn the_page_has_the_table_of_reasons() {
+    let page = include_str!("../../spec/exits.md");
+    let rows = page
+        .split("<!-- reasons -->\n")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .skip(2);
+    let rows: Vec<(&str, &str)> = rows
+        .take_while(|row| row.starts_with('|'))
+        .map(|row| {
+            let mut cells = row.split('|').map(str::trim).skip(1);
+            (cells.next().unwrap(), cells.next().unwrap())
+        })
+        .collect();
+    let table = Reason::TABLE.map(|(reason, name, (number, alert))| {
+        assert_eq!(Reason::named(name), Some(reason));
+        assert_eq!((reason.name(), reason.alert()), (name, (number, alert)));
+        (format!("`{name}`"), format!("{number} {alert}"))
+    });
+    let table = table
+        .each_ref()
+        .map(|(name, alert)| (name.as_str(), alert.as_str()));
+    assert_eq!(rows, table);
+    assert_eq!(Reason::named("tired"), None);
+}
+
+//= proves spec/exits.md#failures X4
+#[test]
+fn a_failure_is_no_answer_and_neither_is_silence() {
+    let page = include_str!("../../spec/exits.md");
+    for failure in Failure::ALL {
+        let answer = Answer::<Output>::from(failure);
+        assert_eq!(answer.return_code(), ReturnCode::Fatal);
+        assert_eq!(
+            (answer.status(), answer.alert()),
+            (None, Some(INTERNAL_ERROR))
+        );
+        let context = UserContext::new(b"left".to_vec()).unwrap();
+        let answer = answer.map(|_| NoOutput {}).with_user_context(context);
+        assert!(matches!(answer, Answer::Fatal(it) if it == failure));
+        let own = matches!(failure, Failure::Answered | Failure::NoAnswer);
+        assert!(own || page.contains(&format!("| `{}` |", failure.name())));
+    }
+    assert!(matches!(
+        Answer::<Output>::default(),
+        Answer::Fatal(Failure::NoAnswer)
+    ));
+    assert!(matches!(Reply::default().answer, Answer::Fatal(_)));
+    let refused = Answer::<Output>::refused(Reason::Revoked).map(|_| NoOutput {});
+    assert_eq!(refused.status(), Some(Status::Refused));
+    assert_eq!(refused.alert(), Some((44, "certificate_revoked")));
+    assert_eq!(Answer::<Output>::Nothing.alert(), None);
+}

@@ -6,7 +6,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, pidfd_send_signal, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitOptions, kill_process, kill_process_group, pidfd_send_signal, waitpid,
+};
 
 use super::identity::open_pidfd;
 
@@ -79,6 +81,30 @@ pub struct Child {
 }
 
 impl Child {
+    /// One that was started and not waited for.
+    pub(super) fn started(number: u32) -> io::Result<Self> {
+        let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
+        Ok(Self {
+            pid: pid.ok_or(io::ErrorKind::NotFound)?,
+            pidfd: open_pidfd(number).ok().flatten(),
+            status: None,
+        })
+    }
+
+    /// Takes note that somebody else in this process has waited for it.
+    pub fn was_waited_for(&mut self, status: ExitStatus) {
+        self.status = Some(status);
+    }
+
+    /// Sends a signal to the process group that it leads; nothing when it was waited for, since the
+    /// group's number may be another's then.
+    pub fn kill_group(&self, signal: Signal) -> io::Result<()> {
+        if self.status.is_none() {
+            kill_process_group(self.pid, signal)?;
+        }
+        Ok(())
+    }
+
     /// Its number.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_pid().unsigned_abs()

@@ -5,6 +5,7 @@
 //! have an [`Identity`] that no later process can have.
 
 mod child;
+mod command;
 mod identity;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use super::entropy;
 use super::page::{PAGE, advise};
 
 pub use child::{Child, Fork, exit_now, fork, fork_one_of_many};
+pub use command::{Bounds, start};
 pub(super) use identity::OwnIdentity;
 pub use identity::{Identity, open_pidfd, pidfd_inode, pidfd_runs};
 pub use rustix::process::{Resource, Signal};
