@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use baton::context::Role;
 use baton::establish::{Framing, Hello};
+use baton::ledger::Domain;
 use baton::port::{
     Amount, Attribute, ClientAuthentication, Code, Completion, Environment, Operation, Port,
     Session, SessionState,
@@ -206,6 +207,49 @@ fn an_application_that_does_not_go_on_costs_no_more_than_a_handshake() {
     let (port, session, _initiator) = begin(PATIENCE);
     port.destroy();
     assert_eq!(session.state(), SessionState::Failed);
+}
+
+/// Who a context will be is known before it is established; one that never is ends.
+//= proves spec/port.md#hello X8
+#[test]
+fn a_session_has_its_identifier_while_its_handshake_goes_on() {
+    let (port, place) = (Port::new().unwrap(), Place::new());
+    let domain = Domain::inherited(64).unwrap();
+    let environment = place.open_in(&domain, &port, "server");
+    environment.set(Attribute::Hello(true)).unwrap();
+    environment.init().unwrap();
+    for goes_on in [true, false] {
+        let acceptor = Session::open(&environment).unwrap();
+        assert_eq!(refused(acceptor.reserve()), Code::InvalidState);
+        let (ours, theirs) = sockets();
+        acceptor.start_handshake(ours, 1).unwrap();
+        let initiator = peer(&port, &place, Framing::Record);
+        initiator.start_handshake(theirs, 2).unwrap();
+        let (acceptor, _) = heard(&port);
+        assert_eq!(acceptor.identifier(), None);
+        let identifier = acceptor.reserve().unwrap();
+        assert_eq!(acceptor.reserve().unwrap(), identifier, "one a session");
+        assert_eq!(acceptor.identifier(), Some(identifier));
+        let in_ledger = || {
+            domain
+                .ledger()
+                .list()
+                .iter()
+                .map(|one| one.id)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(in_ledger(), [*identifier.as_bytes()]);
+        if goes_on {
+            acceptor.go_on().unwrap();
+            assert!((0..2).all(|_| next(&port).error.is_none()));
+            assert_eq!(acceptor.identifier(), Some(identifier));
+            assert_eq!(in_ledger(), [*identifier.as_bytes()]);
+            acceptor.close().unwrap();
+        } else {
+            acceptor.abort(Alert::ACCESS_DENIED).unwrap();
+        }
+        assert!(in_ledger().is_empty());
+    }
 }
 
 /// What is no hello is answered by the handshake, as ever.

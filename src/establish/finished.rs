@@ -11,9 +11,9 @@ use super::{Born, Resumable, Standing};
 use crate::codec::Framing;
 use crate::context::{Context, Exporter, Facts, Parts, Role};
 use crate::cred::Certified;
-use crate::exit::{Tickets as ExitTickets, UserContext, UserData};
+use crate::exit::{SessionIdentifier, Tickets as ExitTickets, UserContext, UserData};
 use crate::flags::Flags;
-use crate::ledger::Domain;
+use crate::ledger::{Claim, Domain};
 use crate::name::Name;
 use crate::status::{Minor, Status};
 use crate::sys::clock;
@@ -112,6 +112,58 @@ impl<F: Framing> Finished<F> {
                 finished: self,
             }),
         }
+    }
+}
+
+impl<F: Framing> Finished<F> {
+    /// [`Finished::activate`], as the context that `reserved` is.
+    ///
+    /// # Errors
+    /// NO_CONTEXT when that has ended meanwhile (it was revoked, or its keeper is gone), and in a
+    /// process that was forked meanwhile.
+    pub fn activate_as(self, reserved: Reserved) -> Result<Context<F>, NotActivated<F>> {
+        let Reserved { claim, domain } = reserved;
+        let here = self.born.check(&[], 0).map_err(|_| Minor::ContextForked);
+        let error = match (here, claim.check()) {
+            (Ok(_), Ok(_)) => return Ok(self.parts.claimed(claim.id(), claim, domain)),
+            (Err(forked), _) => forked.into(),
+            (_, Err(lost)) => lost.into(),
+        };
+        Err(NotActivated {
+            error,
+            finished: self,
+        })
+    }
+}
+
+/// A context that is in the ledger before it is established: who it will be is known while the
+/// handshake goes on. Dropped, it ends, and its release is delivered as any other's.
+pub struct Reserved {
+    claim: Claim,
+    domain: Domain,
+}
+
+impl Reserved {
+    /// Enters a context into the domain's ledger, with this process as its runner.
+    ///
+    /// # Errors
+    /// FAILURE when the ledger is full or does not answer (see [`crate::ledger`]).
+    pub fn new(domain: &Domain) -> Result<Self, Status> {
+        let claim = domain.ledger().establish();
+        let claim = claim.map_err(|error| Status::from(&error))?;
+        let domain = domain.clone();
+        Ok(Self { claim, domain })
+    }
+
+    /// What it will be known by, on every hop.
+    pub fn session_identifier(&self) -> SessionIdentifier {
+        SessionIdentifier::from(self.claim.id())
+    }
+}
+
+impl fmt::Debug for Reserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reserved({})", self.session_identifier())
     }
 }
 

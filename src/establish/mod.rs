@@ -69,7 +69,7 @@ pub use config::{
     AcceptorConfig, AcceptorConfigBuilder, ClientCertificates, InitiatorConfig,
     InitiatorConfigBuilder,
 };
-pub use finished::{Finished, NotActivated};
+pub use finished::{Finished, NotActivated, Reserved};
 pub use hearing::{Hearing, Listened, refusal};
 pub use initiator::{Initiator, PasswordAsked};
 pub use password::{Attempt, Passwords, Verdict};

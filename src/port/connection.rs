@@ -23,7 +23,7 @@ use super::pending::{Handshake, Link, Receive, Send, Unsent};
 use super::shake::Shake;
 use super::{Amount, Code, Completion, Error, Live, Operation, SessionState};
 use crate::channel::Opened;
-use crate::establish::{Hello, Resumable, Standing, refusal};
+use crate::establish::{Hello, Reserved, Resumable, Standing, refusal};
 use crate::record::Alert;
 use crate::status::Status;
 
@@ -46,6 +46,8 @@ pub(super) struct Connection {
     pub(super) shake: Shake,
     /// What the initiator has said first.
     pub(super) hello: Option<Box<Hello>>,
+    /// The context that it will be.
+    pub(super) reserved: Option<Reserved>,
     /// What the handshake is fed with when it goes on.
     pub(super) heard: Option<Vec<u8>>,
     pub(super) live: Option<Box<Live>>,
@@ -98,6 +100,7 @@ impl Connection {
             shake: Shake::Over,
             hello: None,
             heard: None,
+            reserved: None,
             live: None,
             unsent: Unsent::default(),
             handshake: None,
@@ -350,6 +353,7 @@ impl Connection {
             }
             SessionState::Handshaking | SessionState::Heard => {
                 let shake = core::mem::replace(&mut self.shake, Shake::Over);
+                self.reserved = None;
                 self.live = None;
                 self.abandon(common, &Code::SessionClosed.into());
                 match (shake, alert) {

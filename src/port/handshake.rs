@@ -8,9 +8,9 @@ use super::connection::{Connection, Stop};
 use super::driver::SCRATCH;
 use super::held::Common;
 use super::pending;
-use super::shake::{Done, Fed, Shake};
+use super::shake::{Done, Fed, Place, Shake};
 use super::{Code, Completion, Error, Operation, SessionState};
-use crate::establish::Hello;
+use crate::establish::{Hello, Reserved};
 
 /// A handshake that is taken out to be fed.
 pub(super) struct Step {
@@ -18,6 +18,7 @@ pub(super) struct Step {
     count: usize,
     /// Instead of what was read, what was heard before.
     heard: Option<Vec<u8>>,
+    reserved: Option<Reserved>,
 }
 
 /// What came of it.
@@ -25,6 +26,7 @@ pub(super) struct Stepped {
     shake: Shake,
     fed: Result<Fed, Error>,
     unsent: Vec<u8>,
+    reserved: Option<Reserved>,
     /// The socket had no more.
     dry: bool,
 }
@@ -37,16 +39,21 @@ impl Step {
             mut shake,
             count,
             heard,
+            mut reserved,
         } = self;
         let mut unsent = Vec::new();
-        let domain = &common.environment.domain;
+        let mut place = Place {
+            domain: &common.environment.domain,
+            reserved: &mut reserved,
+        };
         let input = heard.as_deref().unwrap_or(&scratch[..count]);
-        let feed = || shake.feed(input, domain, &mut unsent);
+        let feed = || shake.feed(input, &mut place, &mut unsent);
         let fed = common.environment.port.calling_back(feed);
         Stepped {
             shake,
             fed,
             unsent,
+            reserved,
             dry: 0 < count && count < SCRATCH,
         }
     }
@@ -89,6 +96,7 @@ impl Connection {
             shake,
             count,
             heard,
+            reserved: self.reserved.take(),
         }
     }
 
@@ -134,6 +142,7 @@ impl Connection {
         }
         let dry = stepped.dry && !missed;
         self.unsent.put(stepped.unsent);
+        self.reserved = stepped.reserved;
         match stepped.fed {
             Ok(Fed::More) => self.shake = stepped.shake,
             Ok(Fed::Hello(hello)) => {
@@ -165,6 +174,7 @@ impl Connection {
 
     fn fail_handshake(&mut self, common: &Common, error: Error) {
         self.shake = Shake::Over;
+        self.reserved = None;
         self.state = SessionState::Failed;
         self.end_handshake(common, Some(error));
         self.linger(common);
@@ -195,6 +205,7 @@ impl Connection {
     /// Ends a handshake without a word: a peer that is slow is not waited for once more.
     pub(super) fn break_off(&mut self, common: &Common, code: Code) {
         self.shake = Shake::Over;
+        self.reserved = None;
         self.live = None;
         self.state = SessionState::Failed;
         self.end_handshake(common, Some(code.into()));

@@ -13,7 +13,7 @@ use super::pending::{Handshake, Link, Receive, Send};
 use super::shake::{Establishment, Shake};
 use super::{Attribute, Code, Environment, Error, Live, Operation};
 use crate::context::{Facts, Role};
-use crate::establish::{Hello, Standing};
+use crate::establish::{Hello, Reserved, Standing};
 use crate::exit::SessionIdentifier;
 use crate::record::Alert;
 
@@ -243,6 +243,28 @@ impl Session {
         Ok(())
     }
 
+    /// Enters the session's context into the ledger now, so that its identifier is known while the
+    /// handshake goes on. A session that is not established ends it, and its release is delivered.
+    /// Answers the same when it is called again.
+    ///
+    /// # Errors
+    /// [`Code::InvalidState`] unless it was heard, [`Code::NotActivated`].
+    //= spec/port.md#hello
+    pub fn reserve(&self) -> Result<SessionIdentifier, Error> {
+        let (core, mut connection) = self.locked()?;
+        if connection.state != SessionState::Heard {
+            return Err(Code::InvalidState.into());
+        }
+        let reserved = match connection.reserved.take() {
+            Some(reserved) => reserved,
+            None => Reserved::new(&core.common.environment.domain)
+                .map_err(|status| Error::told(Code::NotActivated, Some(status), ""))?,
+        };
+        let identifier = reserved.session_identifier();
+        connection.reserved = Some(reserved);
+        Ok(identifier)
+    }
+
     /// What the initiator has said first; none before [`Operation::Hello`].
     pub fn hello(&self) -> Option<Hello> {
         let (_, connection) = self.locked().ok()?;
@@ -439,10 +461,15 @@ impl Session {
         self.0.0.common.id
     }
 
-    /// The session identifier of the context, the same on every hop; none unless established.
+    /// The session identifier of the context, the same on every hop; none unless established or
+    /// [reserved](Session::reserve).
     pub fn identifier(&self) -> Option<SessionIdentifier> {
         let (_, connection) = self.locked().ok()?;
-        Some(connection.live.as_ref()?.session())
+        let reserved = connection.reserved.as_ref();
+        match &connection.live {
+            Some(live) => Some(live.session()),
+            None => reserved.map(Reserved::session_identifier),
+        }
     }
 
     /// Looks at what is known of the context. In `look` every call of this session answers

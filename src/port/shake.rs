@@ -12,7 +12,7 @@ use crate::codec;
 use crate::context::Context;
 use crate::establish::{
     Acceptor, AcceptorConfig, Failed, Finished, Framing, Hearing, Hello, Initiator,
-    InitiatorConfig, Listened, Resumable, Standing, Step, TOKEN_LIMIT, Tokens,
+    InitiatorConfig, Listened, Reserved, Resumable, Standing, Step, TOKEN_LIMIT, Tokens,
 };
 use crate::ledger::Domain;
 use crate::message::Message;
@@ -25,6 +25,13 @@ use crate::status::{Minor, Status};
 pub(super) enum Establishment {
     Acceptor(Arc<AcceptorConfig>),
     Initiator(Arc<InitiatorConfig>),
+}
+
+/// Where the context will be.
+pub(super) struct Place<'a> {
+    pub(super) domain: &'a Domain,
+    /// And as which, if that is settled.
+    pub(super) reserved: &'a mut Option<Reserved>,
 }
 
 /// A handshake that is not finished.
@@ -120,10 +127,10 @@ impl Shake {
     pub(super) fn feed(
         &mut self,
         input: &[u8],
-        domain: &Domain,
+        place: &mut Place<'_>,
         out: &mut Vec<u8>,
     ) -> Result<Fed, Error> {
-        let stepped = catch_unwind(AssertUnwindSafe(|| self.step(input, domain, out)));
+        let stepped = catch_unwind(AssertUnwindSafe(|| self.step(input, place, out)));
         stepped.unwrap_or_else(|_| {
             Err(failure(
                 Some(Minor::HandshakeFailed.into()),
@@ -132,7 +139,12 @@ impl Shake {
         })
     }
 
-    fn step(&mut self, mut input: &[u8], domain: &Domain, out: &mut Vec<u8>) -> Result<Fed, Error> {
+    fn step(
+        &mut self,
+        mut input: &[u8],
+        place: &mut Place<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Fed, Error> {
         match core::mem::replace(self, Self::Over) {
             Self::Hearing(config, mut hearing) => match hearing.hear(input) {
                 Listened::More => {
@@ -145,7 +157,7 @@ impl Shake {
                 }
                 Listened::None(bytes) => {
                     *self = Self::Waiting(config);
-                    self.step(&bytes, domain, out)
+                    self.step(&bytes, place, out)
                 }
             },
             // It waits for the application.
@@ -165,21 +177,21 @@ impl Shake {
                     )
                 })?;
                 *self = Self::accept(framing, config);
-                self.step(input, domain, out)
+                self.step(input, place, out)
             }
             Self::AcceptRecord(acceptor) => match stepped(acceptor.step(input), out, plain)? {
                 Stepped::Next(next) => {
                     *self = Self::AcceptRecord(next);
                     Ok(Fed::More)
                 }
-                Stepped::Finished(finished) => done(finished, domain, Live::Record),
+                Stepped::Finished(finished) => done(finished, place, Live::Record),
             },
             Self::InitiateRecord(initiator) => match stepped(initiator.step(input), out, plain)? {
                 Stepped::Next(next) => {
                     *self = Self::InitiateRecord(next);
                     Ok(Fed::More)
                 }
-                Stepped::Finished(finished) => done(finished, domain, Live::Record),
+                Stepped::Finished(finished) => done(finished, place, Live::Record),
             },
             Self::AcceptMessage(mut acceptor, mut tokens) => loop {
                 let Some(token) = next(&mut tokens, &mut input)? else {
@@ -189,7 +201,7 @@ impl Shake {
                 match stepped(acceptor.step(&token), out, Tokens::frame)? {
                     Stepped::Next(next) => acceptor = next,
                     Stepped::Finished(finished) => {
-                        return messages(finished, domain, input);
+                        return messages(finished, place, input);
                     }
                 }
             },
@@ -203,7 +215,7 @@ impl Shake {
                     match stepped(initiator.step(&said), out, Tokens::frame)? {
                         Stepped::Next(next) => initiator = next,
                         Stepped::Finished(finished) => {
-                            return messages(finished, domain, input);
+                            return messages(finished, place, input);
                         }
                     }
                     token = next(&mut tokens, &mut input)?;
@@ -266,15 +278,18 @@ fn stepped<Next, Finished, Asked>(
 /// Enters a finished handshake into the ledger.
 fn done<F: codec::Framing>(
     finished: Finished<F>,
-    domain: &Domain,
+    place: &mut Place<'_>,
     live: impl FnOnce(Context<F>) -> Live,
 ) -> Result<Fed, Error> {
     let standing = finished.standing();
     let chain = finished.peer_chain().map(<[u8]>::to_vec).collect();
     let resumable = finished.resumable();
-    let context = finished
-        .activate(domain)
-        .map_err(|kept| Error::told(Code::NotActivated, Some(kept.error), ""))?;
+    let activated = match place.reserved.take() {
+        Some(reserved) => finished.activate_as(reserved),
+        None => finished.activate(place.domain),
+    };
+    let context =
+        activated.map_err(|kept| Error::told(Code::NotActivated, Some(kept.error), ""))?;
     Ok(Fed::Done(Box::new(Done {
         live: live(context),
         standing,
@@ -283,7 +298,11 @@ fn done<F: codec::Framing>(
     })))
 }
 
-fn messages(finished: Finished<Message>, domain: &Domain, behind: &[u8]) -> Result<Fed, Error> {
+fn messages(
+    finished: Finished<Message>,
+    place: &mut Place<'_>,
+    behind: &[u8],
+) -> Result<Fed, Error> {
     let live = |context| Live::Message(Messages::new(context, behind.to_vec()));
-    done(finished, domain, live)
+    done(finished, place, live)
 }

@@ -64,8 +64,12 @@ impl Place {
 
     /// An environment with the certificate of `name`, and the authority as anchor.
     pub fn open(&self, port: &Port, name: &str) -> Environment {
-        let domain = Domain::inherited(4096).unwrap();
-        let environment = Environment::open(port, &domain).unwrap();
+        self.open_in(&Domain::inherited(4096).unwrap(), port, name)
+    }
+
+    /// The same, with contexts of this domain.
+    pub fn open_in(&self, domain: &Domain, port: &Port, name: &str) -> Environment {
+        let environment = Environment::open(port, domain).unwrap();
         for attribute in [
             Attribute::Certificate(self.path(&format!("{name}.pem"))),
             Attribute::Key(self.path(&format!("{name}.key"))),
