@@ -135,7 +135,7 @@ pub struct Pool {
     /// No worker is started before.
     not_before: Instant,
     last_start: Option<Instant>,
-    /// Workers in a row that have ended before they were accepted.
+    /// Workers in a row that have ended before they were asked anything.
     brief: u32,
 }
 
