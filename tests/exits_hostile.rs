@@ -316,6 +316,25 @@ fn a_program_that_ends_at_once_is_started_less_and_less_often() {
 
 //= proves spec/exits.md#back-off X3
 #[test]
+fn a_worker_that_ends_unasked_and_one_that_ends_when_asked_are_started_with_pauses() {
+    let begin = Instant::now();
+    let mut driven = Driven::new(script("hello 1; exit 4"));
+    driven.until("a fourth is started", |driven| {
+        driven.pool.counters().started == 4
+    });
+    assert!(begin.elapsed() >= Duration::from_millis(700));
+    // One that peers can make fail comes back sooner, and not in a storm.
+    let begin = Instant::now();
+    let mut driven = Driven::new(script("hello 1; question; exit 5"));
+    for number in 1..=8 {
+        assert_eq!(driven.call(session(number), init()), "-1 died");
+    }
+    assert!(begin.elapsed() >= Duration::from_millis(700));
+    assert!(driven.pool.counters().started <= 9);
+}
+
+//= proves spec/exits.md#back-off X3
+#[test]
 fn a_worker_that_crashes_once_before_its_hello_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let flag = folder.path().join("crashed");

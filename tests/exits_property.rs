@@ -8,6 +8,7 @@
 mod exiting;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use baton::exit::{Point, SessionInit};
@@ -183,6 +184,21 @@ fn every_question_is_completed_once_and_nothing_but_a_good_answer_is_one() {
         Fork::Parent(mut child) => assert!(child.wait().unwrap().success()),
     }
     assert_eq!(driven.call(session(1), init()), "1/0");
+    drop(driven);
+    assert!(!has_children());
+
+    // One that waits for all children of its process tells the pool about a worker's end.
+    let mut driven = Driven::new(script("hello 9; question; good; exit 5"));
+    assert_eq!(driven.call(session(1), init()), "1/0");
+    let waited = rustix::process::wait(rustix::process::WaitOptions::empty());
+    let (process, status) = waited.unwrap().unwrap();
+    let process = process.as_raw_pid().unsigned_abs();
+    let status = std::process::ExitStatus::from_raw(status.as_raw());
+    assert!(driven.pool.was_waited_for(process, status));
+    assert!(!driven.pool.was_waited_for(process, status));
+    driven.logged("it has ended: exit status: 5; 1 sessions have failed");
+    assert_eq!(driven.call(session(1), init()), "-1 ended");
+    assert_eq!(driven.call(session(2), init()), "1/0");
     drop(driven);
     assert!(!has_children());
 

@@ -234,6 +234,7 @@ impl Pool {
         }
         call.worker = Some(to);
         worker.asked += 1;
+        worker.was_asked = true;
         worker.send(std::mem::take(&mut call.line), &self.poller);
         let by = Instant::now() + self.configuration.deadline;
         self.asked.push_back((by, number));
@@ -250,6 +251,7 @@ impl Pool {
         {
             worker.asked -= 1;
             worker.answered += 1;
+            self.brief = 0;
             if ends {
                 worker.sessions.remove(&call.session);
             }

@@ -172,7 +172,6 @@ impl Pool {
             worker.families = there;
             worker.send(line, &self.poller);
         }
-        self.brief = 0;
         let names = names.join(", ");
         self.say(number, format_args!("answers {names}; holds {holds}"));
         for family in missing {

@@ -6,6 +6,36 @@
 //! question is [asked](Pool::ask) and never waited for; its answer is an [`Event`] with the caller's
 //! tag.
 //!
+//! ```
+//! use baton::exit::{Answer, SessionIdentifier, SessionInit, UserContext};
+//! use baton::pool::{Configuration, Event, Pool};
+//!
+//! // A worker that leaves the first question to the server.
+//! let session = SessionIdentifier::from([1; 16]);
+//! let script = format!(
+//!     r#"echo '{{"type":"hello","version":1,"families":["tls"]}}'
+//!        read -r accepted; read -r question
+//!        echo '{{"type":"answer","number":1,"session":"{session}","return_code":0}}'; read -r end"#
+//! );
+//! let mut configuration = Configuration::new("example", "/bin/sh");
+//! configuration.arguments = vec!["-c".into(), script.into()];
+//! configuration.check()?;
+//!
+//! let log = |_, text: std::fmt::Arguments<'_>| eprintln!("{text}");
+//! let mut pool = Pool::new(configuration, Box::new(log))?;
+//! pool.ask(session, &UserContext::default(), SessionInit::default().into(), 7);
+//! let answer = loop {
+//!     // A program with other things to do waits for the pool's descriptor instead.
+//!     pool.turn(None)?;
+//!     if let Some(Event::Completed(completion)) = pool.next_event() {
+//!         assert_eq!(completion.tag, 7);
+//!         break completion.reply.answer;
+//!     }
+//! };
+//! assert!(matches!(answer, Answer::Nothing));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Invariants: every question that was asked and not cancelled is completed exactly once; a session
 //! is with one worker from its first question to its last, and one that has failed gets no other
 //! answer than -1; no worker can make the pool wait, or keep more than a line of it in memory.
@@ -105,7 +135,7 @@ pub struct Pool {
     /// No worker is started before.
     not_before: Instant,
     last_start: Option<Instant>,
-    /// Workers in a row that have ended before they were accepted.
+    /// Workers in a row that have ended before they were asked anything.
     brief: u32,
 }
 

@@ -101,6 +101,8 @@ pub(super) struct Worker {
     pub(super) sessions: HashSet<SessionIdentifier>,
     /// Questions with it.
     pub(super) asked: usize,
+    /// Whether it was ever asked anything.
+    pub(super) was_asked: bool,
     /// Questions it has answered.
     pub(super) answered: u64,
     /// Numbers whose deadline has passed.
@@ -163,6 +165,7 @@ impl Worker {
             holds: 0,
             sessions: HashSet::new(),
             asked: 0,
+            was_asked: false,
             answered: 0,
             late: HashSet::new(),
             closed: None,

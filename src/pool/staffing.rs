@@ -11,7 +11,7 @@ use super::process::{Stage, Worker};
 
 /// Two starts after a worker was lost are at least so long apart.
 const APART: Duration = Duration::from_millis(100);
-/// How long the start waits after the first worker that was never accepted; each next one twice as
+/// How long the start waits after the first worker that was never of use; each next one twice as
 /// long.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// And no longer than this.
@@ -62,7 +62,7 @@ impl Pool {
         }
     }
 
-    /// A worker has gone before it was accepted.
+    /// A worker has gone before it was of use.
     //= spec/exits.md#back-off
     pub(super) fn was_brief(&mut self) {
         let doublings = self.brief.min(16);
@@ -123,12 +123,13 @@ impl Pool {
             return;
         };
         let sessions = worker.sessions.len();
-        let was_starting = matches!(worker.stage, Stage::Starting(_));
+        // Whoever makes a worker fail with a question must not keep the others from being asked.
+        let was_brief = !worker.was_asked;
         worker.close(true, &self.poller);
         worker.stage = Stage::Ending(Signal::KILL, now + grace);
         worker.signal(Signal::TERM);
         self.counters.lost += 1;
-        match was_starting {
+        match was_brief {
             true => self.was_brief(),
             false => {
                 let apart = self.last_start.map_or(now, |last| last + APART);
