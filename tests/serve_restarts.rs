@@ -4,6 +4,7 @@
 
 mod clients;
 mod serving;
+mod takeover;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, PipeReader, Read};
@@ -25,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The log of all servers of a row.
 struct Log {
-    /// The process that is the server from now on.
-    servers: Receiver<u32>,
+    /// The process that is the server from now on; none when the old one goes on.
+    servers: Receiver<Option<u32>>,
     reader: std::thread::JoinHandle<Told>,
 }
 
@@ -47,7 +48,7 @@ impl Log {
     }
 }
 
-fn read(source: PipeReader, server: &Sender<u32>) -> Told {
+fn read(source: PipeReader, server: &Sender<Option<u32>>) -> Told {
     let mut told = Told::default();
     for line in BufReader::new(source).lines() {
         let line = line.unwrap();
@@ -60,7 +61,10 @@ fn read(source: PipeReader, server: &Sender<u32>) -> Told {
         if line.ends_with("is the server from now on") {
             let (_, rest) = line.split_once("process ").unwrap();
             // Nobody listens when the test has failed.
-            let _ = server.send(rest.split(' ').next().unwrap().parse().unwrap());
+            let _ = server.send(Some(rest.split(' ').next().unwrap().parse().unwrap()));
+        }
+        if line.ends_with("this one goes on") {
+            let _ = server.send(None);
         }
         told.others.push(line);
     }
@@ -113,6 +117,18 @@ impl Talk {
     }
 }
 
+/// To what the machine allows: beyond the hard limit where this may.
+fn raise_descriptor_limit() {
+    let raised = |most| Rlimit {
+        current: most,
+        maximum: most,
+    };
+    if setrlimit(Resource::Nofile, raised(Some(65_536))).is_err() {
+        let most = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, raised(most)).unwrap();
+    }
+}
+
 /// What a row of restarts came to.
 struct Row {
     /// Connections that came and went.
@@ -150,12 +166,13 @@ impl Row {
 /// `restarts` in a row, while `sessions` talk and others come and go. Every byte and every release is
 /// counted.
 fn in_a_row(arguments: &[&str], sessions: usize, restarts: usize) -> Row {
-    let most = getrlimit(Resource::Nofile).maximum;
-    let raised = Rlimit {
-        current: most,
-        maximum: most,
-    };
-    setrlimit(Resource::Nofile, raised).unwrap();
+    in_a_row_with(arguments, sessions, &vec![None; restarts])
+}
+
+/// [`in_a_row`], each of them with what is to kill the new server.
+fn in_a_row_with(arguments: &[&str], sessions: usize, faults: &[Option<&str>]) -> Row {
+    let restarts = faults.len();
+    raise_descriptor_limit();
     let (source, log) = std::io::pipe().unwrap();
     let places = (2 * (sessions + LATER * restarts) + 100).to_string();
     let arguments = [&["--sessions", &places], arguments].concat();
@@ -234,11 +251,18 @@ fn in_a_row(arguments: &[&str], sessions: usize, restarts: usize) -> Row {
             }
             since = std::array::from_fn(|number| all_here[number].load(SeqCst));
             let began = Instant::now();
-            signal_to(process, Signal::USR2);
-            let next = log.servers.recv_timeout(PATIENCE).unwrap();
-            took.push(began.elapsed());
-            wait_for_end(process);
-            process = next;
+            if let Some(fault) = faults[nth - 1] {
+                let (mut killed, _) = takeover::takes_over(&serving, &[], Some(fault));
+                assert_eq!(log.servers.recv_timeout(PATIENCE), Ok(None), "{fault}");
+                assert!(!killed.wait().unwrap().success(), "{fault}");
+            } else {
+                signal_to(process, Signal::USR2);
+                let next = log.servers.recv_timeout(PATIENCE).unwrap();
+                let next = next.expect("a new server");
+                took.push(began.elapsed());
+                wait_for_end(process);
+                process = next;
+            }
             for number in 0..LATER {
                 let number = sessions + nth * LATER + number;
                 let talk = Talk::begin(clients, address, number);
@@ -307,4 +331,29 @@ fn restarts_in_a_row_lose_nothing_of_sessions_that_move() {
     let hops = hops.to_string();
     let moving = ["--hops", &hops, "--hop-every", "2048"];
     in_a_row(&moving, sessions, restarts).print();
+}
+
+/// New servers that are killed at one step after another, and one that lives, with many sessions.
+//= proves spec/takeover.md#steps C4
+#[test]
+fn new_servers_that_are_killed_cost_no_byte() {
+    let full = std::env::var_os("BATON_ATTACK_FULL").is_some();
+    let sessions = if full { 200 } else { 50 };
+    let steps = ["ready", "kept", "taking", "told"].map(|step| format!("takeover.{step}=kill"));
+    let mut faults: Vec<Option<&str>> = Vec::new();
+    for step in &steps {
+        faults.extend([Some(step.as_str()), Some(step.as_str()), None]);
+    }
+    in_a_row_with(&[], sessions, &faults).print();
+}
+
+/// An estate of five thousand sessions where BATON_ATTACK_FULL=1 asks for it, and the machine lets
+/// one process have the descriptors.
+//= proves spec/takeover.md#estate
+//= proves spec/takeover.md#messages
+#[test]
+fn a_large_estate_goes_over_in_time() {
+    let full = std::env::var_os("BATON_ATTACK_FULL").is_some();
+    let (sessions, restarts) = if full { (5000, 3) } else { (400, 2) };
+    in_a_row(&[], sessions, restarts).print();
 }
