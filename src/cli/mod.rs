@@ -8,6 +8,7 @@ pub mod connect;
 #[cfg(test)]
 mod manual;
 pub mod metrics;
+mod naming;
 pub mod operator;
 pub mod serve;
 pub mod sessions;

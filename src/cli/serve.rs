@@ -23,6 +23,7 @@ use crate::sys::{clock, memory, process};
 
 use super::arguments::{ClientAuth, LogForm, Serve};
 use super::configuration::{self, Mistakes};
+use super::naming;
 use super::operator;
 
 /// Passwords a client may try on one connection.
@@ -99,6 +100,11 @@ pub fn run(arguments: &Serve, given: &BTreeSet<String>) -> Result<(), Error> {
         //= spec/configuration.md#check
         read.map_err(Error::Configuration)?;
         if arguments.check {
+            let wrong = naming::mistakes(&options);
+            if !wrong.is_empty() {
+                let mistakes = Mistakes::of_keys(path, given, wrong);
+                return Err(Error::Configuration(mistakes));
+            }
             return writeln!(io::stdout(), "{}: no mistakes", path.display())
                 .map_err(Error::System);
         }
