@@ -22,6 +22,7 @@ use crate::session::log;
 use crate::sys::{clock, memory, process};
 
 use super::arguments::{ClientAuth, LogForm, Serve};
+use super::bounds::PeerUser;
 use super::configuration::{self, Mistakes};
 use super::naming;
 use super::operator;
@@ -339,7 +340,9 @@ fn policy(
         ClientAuth::Required => ClientCertificates::Required(anchors()?),
     };
     // Who is not asked for anything may stay nobody, in either framing.
-    let anonymous = options.client_auth != ClientAuth::Required && options.password_file.is_none();
+    let anonymous = options.client_auth != ClientAuth::Required
+        && options.password_file.is_none()
+        && options.bounds.peer_user != PeerUser::Required;
     let mut builder = AcceptorConfig::builder(credential)
         .client_certificates(clients)
         .anonymous(anonymous);
