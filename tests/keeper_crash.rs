@@ -5,6 +5,7 @@
 mod keeping;
 mod support;
 
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 
@@ -16,10 +17,12 @@ use baton::record::Record;
 use baton::status::{Major, Minor};
 use baton::sys::fault::{self, Action};
 use baton::sys::process::Signal;
-use baton::transfer::{Export, Parcel, bundle, import, passage};
+use baton::transfer::{
+    Export, Incoming, Laden, Luggage, Parcel, bundle, import, load, passage, unload,
+};
 use keeping::Keeping;
 use rustix::event::{PollFd, PollFlags, poll};
-use support::{forked, pair, pipe, talk};
+use support::{Talk, forked, pair, pipe, talk};
 
 /// C4: the exporter is killed at each step.
 #[test]
@@ -225,7 +228,7 @@ fn a_dead_members_contexts_end_at_once_and_are_released_once() {
     });
     drop(to_parent);
     let mut byte = [0];
-    std::io::Read::read_exact(&mut &ready, &mut byte).unwrap();
+    (&ready).read_exact(&mut byte).unwrap();
     // This process has a copy of the connection: it is the process's end that tells.
     child.kill(Signal::KILL).unwrap();
     let mut releases = keeping.releases(90);
@@ -348,4 +351,77 @@ fn an_importer_of_a_bundle_killed_at_any_step_leaves_the_rest() {
         let arrived = outcomes.iter().filter(|one| one.is_ok()).count();
         assert_eq!(arrived, 3 - claimed, "{point}");
     }
+}
+
+/// A bundle with luggage: it has the kept magic, and what a member carries has that member's fate.
+//= proves spec/token.md#laden C4
+//= proves spec/keeper.md#depart C4
+#[test]
+fn a_laden_bundle_of_a_kept_domain_moves_each_luggage_with_its_context() {
+    let keeping = Keeping::new();
+    let domain = keeping.domain(Role::Member);
+    let carried = |number: u8| vec![number; 100 * usize::from(number)];
+    let mut peers = Vec::new();
+    let laden = (0..12).map(|number| {
+        let (context, peer) = pair::<Record>(&domain);
+        peers.push(peer);
+        let luggage = Luggage::new(&carried(number)).unwrap();
+        let (socket, _) = baton::sys::socket::pair().unwrap();
+        Laden {
+            context,
+            socket,
+            luggage,
+        }
+    });
+    let laden: Vec<_> = laden.collect();
+    let id = |at: usize| *laden[at].context.session_identifier().as_bytes();
+    let (first, other) = (id(0), id(5));
+    let mut loaded = load(laden, &Export::default());
+    assert!(loaded.kept.is_empty());
+    let parcel = loaded.parcels.pop().unwrap();
+    assert!(loaded.parcels.is_empty());
+    assert_eq!(parcel.as_bytes()[..3], *b"BKL");
+    // The one whose key seals it all, and another.
+    assert!(keeping.revoke(&first) && keeping.revoke(&other));
+    let socket = keeping.connect(Role::Worker);
+    let (mut sender, receiver) = passage().unwrap();
+    sender.send(parcel).unwrap();
+    let (mut from, to) = pipe();
+    let mut child = forked(|| {
+        let domain = Domain::kept(socket.try_clone().unwrap()).unwrap();
+        let mut receiver = receiver;
+        let Incoming::Parcel(arrived) = receiver.take::<Record>(&domain).unwrap() else {
+            panic!("no parcel")
+        };
+        assert_eq!(arrived.len(), 12);
+        for (number, one) in (0..12).zip(arrived) {
+            if [0, 5].contains(&number) {
+                assert!(one.is_err(), "{number}");
+                continue;
+            }
+            let (mut context, _, luggage) = one.unwrap();
+            assert_eq!(luggage[..], carried(number), "{number}");
+            let said = Record::say(&mut context, &[number; 10]).unwrap();
+            (&to).write_all(&(said.len() as u32).to_be_bytes()).unwrap();
+            (&to).write_all(&said).unwrap();
+        }
+        0
+    });
+    drop(to);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    for (number, peer) in (0..12).zip(&mut peers) {
+        if ![0, 5].contains(&number) {
+            let mut length = [0; 4];
+            from.read_exact(&mut length).unwrap();
+            let mut said = vec![0; u32::from_be_bytes(length) as usize];
+            from.read_exact(&mut said).unwrap();
+            assert_eq!(Record::hear(peer, said).unwrap(), [number; 10]);
+        }
+    }
+    // The importer has ended, and all it had; the bundle is spent.
+    let back = sender.finish().unwrap_err();
+    let mut bytes = back[0].as_bytes().to_vec();
+    let sockets = (0..12).map(|_| baton::sys::socket::pair().unwrap().0);
+    let again = unload::<Record>(&domain, &mut bytes, sockets.collect());
+    assert!(again.is_err() || again.unwrap().iter().all(Result::is_err));
 }

@@ -73,6 +73,75 @@ fn a_check_names_every_mistake_and_does_nothing_else() {
     assert_eq!(status.code(), Some(2), "there is nothing to check");
 }
 
+/// A mistake in what is named is one of the line that names it.
+//= proves spec/configuration.md#check
+#[test]
+fn a_check_reads_what_the_configuration_names() {
+    let serving = Serving::start::<&str>(&[]);
+    let [cert, key, ca, client_key] = ["server.pem", "server-key.pem", "ca.pem", "client-key.pem"]
+        .map(|name| serving.identity(name).to_str().unwrap().to_owned());
+    let (folder, path) = configured("");
+    let in_folder = |name: &str, text: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (nonsense, passwords) = (
+        in_folder("nonsense", "x\n"),
+        in_folder("passwords", "a:long enough to be one\n"),
+    );
+    let write = |lines: [&str; 6]| {
+        let keys = ["cert", "key", "client-ca", "password-file"];
+        let mut text: String = keys
+            .iter()
+            .zip(lines)
+            .map(|(key, path)| format!("{key} = {path:?}\n"))
+            .collect();
+        text += &format!("exec = [{:?}]\nclient-auth = {:?}\n", lines[4], lines[5]);
+        fs::write(&path, text).unwrap();
+    };
+    let good = [&cert[..], &key, &ca, &passwords, "cat", "none"];
+    write(good);
+    let (output, errors, code) = check(&path);
+    assert_eq!(
+        (output, code),
+        (format!("{path}: no mistakes\n"), Some(0)),
+        "{errors}"
+    );
+    for (place, value, what) in [
+        (0, "/none", "cert: "),
+        (0, &nonsense[..], "cert: "),
+        (1, "/none", "key: "),
+        // Another certificate's.
+        (1, &client_key, "cert: "),
+        (2, "/none", "client-ca: "),
+        (2, &nonsense, "client-ca: "),
+        (3, "/none", "password-file: "),
+        (3, &nonsense, "line 1"),
+        (4, "/none", "exec: "),
+        (4, "no-such-program-anywhere", "exec: "),
+        // It is there, and no program.
+        (4, &passwords, "exec: "),
+    ] {
+        let mut lines = good;
+        lines[place] = value;
+        write(lines);
+        let (output, errors, code) = check(&path);
+        let line = if what == "cert: " { 0 } else { place } + 1;
+        let begins = format!("baton: {path}:{line}: ");
+        assert!(
+            errors.starts_with(&begins) && errors.contains(what),
+            "{errors}"
+        );
+        assert_eq!(
+            (errors.lines().count(), &output[..], code),
+            (1, "", Some(1))
+        );
+    }
+}
+
 /// What an echo answers, or a page.
 fn answer(serving: &Serving) -> String {
     let (output, errors, status) = run(serving.connect(&[]), b"GET / HTTP/1.0\r\n\r\n");

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod clients;
 mod serving;
 
 use std::fs;
@@ -11,7 +12,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use clients::Clients;
 use rustix::process::{Signal, geteuid};
+use rustls::AlertDescription;
 use serving::{Serving, Talking, children, run};
 
 const NO_CAPABILITIES: &str = "0000000000000000";
@@ -301,6 +304,32 @@ fn a_peer_without_an_account_is_refused_where_one_is_required() {
     }
     says(&mut alice, "still here\n");
     assert!(alice.finish().success());
+}
+
+/// It is told why, in the words of TLS.
+//= proves spec/processes.md#no-name
+#[test]
+fn a_peer_without_a_name_is_told_so_where_one_is_required() {
+    if !root() {
+        return;
+    }
+    for (auth, alert) in [
+        ("optional", AlertDescription::CertificateRequired),
+        ("none", AlertDescription::AccessDenied),
+    ] {
+        let arguments = ["--peer-user", "required", "--client-auth", auth];
+        let serving = Serving::start(&arguments);
+        let clients = Clients::new(&serving.identity("ca.pem"));
+        let mut client = clients.connect(serving.address).unwrap();
+        let error = client.rest().unwrap_err();
+        let refused = error.get_ref().and_then(|error| error.downcast_ref());
+        assert_eq!(
+            refused,
+            Some(&rustls::Error::AlertReceived(alert)),
+            "{error}"
+        );
+        serving.log.wait_for("the client proves no name");
+    }
 }
 
 //= proves spec/processes.md#users

@@ -125,6 +125,27 @@ pub struct Mistakes {
 }
 
 impl Mistakes {
+    /// Of what a good file names, by keys; those that stood on the command line are `given`.
+    pub(super) fn of_keys(
+        path: &Path,
+        given: &BTreeSet<String>,
+        wrong: Vec<(&'static str, String)>,
+    ) -> Self {
+        let mistake = |(key, what): (&'static str, String)| Mistake {
+            line: match given.contains(key) {
+                true => 0,
+                false => line_of(path, key),
+            },
+            what,
+        };
+        let mut all: Vec<Mistake> = wrong.into_iter().map(mistake).collect();
+        all.sort_by_key(|mistake| mistake.line);
+        Self {
+            path: path.to_owned(),
+            all,
+        }
+    }
+
     /// Each of them.
     pub fn all(&self) -> &[Mistake] {
         &self.all

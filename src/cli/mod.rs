@@ -9,6 +9,7 @@ pub mod exit;
 #[cfg(test)]
 mod manual;
 pub mod metrics;
+mod naming;
 pub mod operator;
 pub mod serve;
 pub mod sessions;

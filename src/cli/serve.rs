@@ -22,7 +22,9 @@ use crate::session::log;
 use crate::sys::{clock, memory, process};
 
 use super::arguments::{ClientAuth, LogForm, Serve};
+use super::bounds::PeerUser;
 use super::configuration::{self, Mistakes};
+use super::naming;
 use super::operator;
 
 /// Passwords a client may try on one connection.
@@ -99,6 +101,11 @@ pub fn run(arguments: &Serve, given: &BTreeSet<String>) -> Result<(), Error> {
         //= spec/configuration.md#check
         read.map_err(Error::Configuration)?;
         if arguments.check {
+            let wrong = naming::mistakes(&options);
+            if !wrong.is_empty() {
+                let mistakes = Mistakes::of_keys(path, given, wrong);
+                return Err(Error::Configuration(mistakes));
+            }
             return writeln!(io::stdout(), "{}: no mistakes", path.display())
                 .map_err(Error::System);
         }
@@ -333,7 +340,9 @@ fn policy(
         ClientAuth::Required => ClientCertificates::Required(anchors()?),
     };
     // Who is not asked for anything may stay nobody, in either framing.
-    let anonymous = options.client_auth != ClientAuth::Required && options.password_file.is_none();
+    let anonymous = options.client_auth != ClientAuth::Required
+        && options.password_file.is_none()
+        && options.bounds.peer_user != PeerUser::Required;
     let mut builder = AcceptorConfig::builder(credential)
         .client_certificates(clients)
         .anonymous(anonymous);

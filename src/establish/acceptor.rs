@@ -17,6 +17,7 @@ use super::{
 use crate::context::Exporter;
 use crate::flags::Flags;
 use crate::message::{Message, Services};
+use crate::name::Name;
 use crate::record::{Alert, Limits, Record};
 use crate::secret::{Depth, scrubbed, scrubbed_if};
 use crate::status::Minor;
@@ -99,6 +100,12 @@ impl State {
     }
 }
 
+/// A host that was asked for by SNI, which says nothing of a service.
+//= spec/mechanism.md#target
+fn host(asked: &str) -> Option<Name> {
+    Name::host_based_service(&format!("host@{asked}")).ok()
+}
+
 /// Ends a finished session with an alert.
 pub(super) fn refuse(session: &Established, alert: Alert, output: &mut Vec<u8>) {
     if let Ok(mut record) = record(session, Limits::default(), &[]) {
@@ -161,6 +168,7 @@ impl Acceptor<Record> {
         }
         let protection = record(session, config.limits, rest)?;
         let exporter = Exporter::new(session.suite, session.exporter_secret()).ok_or(NONE)?;
+        let target_name = session.asked_for().and_then(host);
         let facts = Known {
             session,
             own: Some(&config.credential.0),
@@ -168,7 +176,7 @@ impl Acceptor<Record> {
             flags,
             transferable: config.transferable,
             initiator_name,
-            target_name: None,
+            target_name,
             user_data: None,
         };
         let facts = facts.facts()?;

@@ -189,6 +189,7 @@ pub struct AcceptorConfig {
     pub(super) message: Server,
     cache: Option<SessionCache>,
     pub(super) anonymous: bool,
+    asks: bool,
     pub(super) passwords: Option<Arc<dyn Passwords>>,
     pub(super) attempts: u8,
     pub(super) second_factor: bool,
@@ -200,6 +201,11 @@ pub struct AcceptorConfig {
 }
 
 impl AcceptorConfig {
+    /// Whether initiators are asked for a certificate.
+    pub(crate) fn asks_for_certificates(&self) -> bool {
+        self.asks
+    }
+
     /// Begins a configuration. As it is, nobody gets in by message framing, and anybody by record
     /// framing.
     pub fn builder(credential: AcceptorCredential) -> AcceptorConfigBuilder {
@@ -329,6 +335,7 @@ impl AcceptorConfigBuilder {
             message,
             credential: self.credential,
             anonymous: self.anonymous,
+            asks: !matches!(self.clients, ClientCertificates::None),
             passwords: self.passwords,
             attempts: self.attempts,
             second_factor: self.second_factor,

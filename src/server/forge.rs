@@ -440,7 +440,11 @@ impl Handed {
             version: supervisor::VERSION,
             keeper: ByteBuf::from(inventory),
             keeper_fds,
-            zygotes: vec![0x4000_0002],
+            zygotes: vec![supervisor::Listed {
+                process: 0x4000_0002,
+                left: 0,
+                queued: Vec::new(),
+            }],
             handshakers: Vec::new(),
             sessions: estate,
             unstarted: vec![unstarted.carried()],

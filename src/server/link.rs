@@ -136,6 +136,17 @@ impl Link {
         std::mem::forget((waiting, buffer));
     }
 
+    /// The messages that wait for room, in order.
+    pub(super) fn queued(&self) -> impl Iterator<Item = (&[u8], &[OwnedFd])> {
+        let queued = self.waiting.iter();
+        queued.map(|(bytes, fds)| (bytes.as_slice(), fds.as_slice()))
+    }
+
+    /// Messages that waited for room when another process had this end; nothing was sent here yet.
+    pub(super) fn queue(&mut self, messages: impl Iterator<Item = (Vec<u8>, Vec<OwnedFd>)>) {
+        self.waiting.extend(messages);
+    }
+
     /// Whether messages wait for room.
     pub(super) fn is_full(&self) -> bool {
         !self.waiting.is_empty()

@@ -57,6 +57,8 @@ pub struct Reception {
     listener: Watch<TcpListener>,
     environment: Environment,
     anonymous: bool,
+    /// What those are told who prove nothing, and may not.
+    refusal: Alert,
     limits: Limits,
     gate: Gate,
     /// For the next connection.
@@ -107,6 +109,11 @@ impl Reception {
             handshakes: limits.handshakes.min(MOST_HANDSHAKES),
             ..limits
         };
+        //= spec/processes.md#no-name
+        let refusal = match policy.config.asks_for_certificates() {
+            true => Alert::CERTIFICATE_REQUIRED,
+            false => Alert::ACCESS_DENIED,
+        };
         let environment = Environment::open(port, domain)?;
         for attribute in [
             Attribute::Configuration(policy.config),
@@ -123,6 +130,7 @@ impl Reception {
             listener: Watch::open(port, listener)?,
             environment,
             anonymous: policy.anonymous,
+            refusal,
             gate: Gate::new(limits.rate),
             limits,
             place: None,
@@ -256,7 +264,7 @@ impl Reception {
                 "connection from {remote} refused: the client proves no name"
             ));
             // Nothing is left to be told but this.
-            let _ = session.abort(Alert::ACCESS_DENIED);
+            let _ = session.abort(self.refusal);
             return None;
         }
         match session.detach() {

@@ -153,10 +153,9 @@ impl Service {
         }
     }
 
-    /// Another process is the server from now on.
-    #[allow(dead_code, reason = "for a server that is taken over")]
-    pub(super) fn hand_over(&mut self, process: u32) {
-        self.send(&format!("MAINPID={process}"), None);
+    /// Another process is the server from now on. Whether that is told, or need not be.
+    pub(super) fn hand_over(&self, process: u32) -> bool {
+        self.socket.is_none() || self.send(&format!("MAINPID={process}"), None)
     }
 
     /// Tells what has changed.
@@ -210,7 +209,7 @@ impl Service {
     }
 
     /// Whether it was taken.
-    fn send(&mut self, state: &str, fd: Option<BorrowedFd<'_>>) -> bool {
+    fn send(&self, state: &str, fd: Option<BorrowedFd<'_>>) -> bool {
         let Some((socket, address)) = &self.socket else {
             return false;
         };

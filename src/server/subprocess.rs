@@ -164,11 +164,10 @@ impl Subprocess {
     pub(super) fn inherit(
         name: &'static str,
         process: (u32, OwnedFd),
-        link: OwnedFd,
+        link: Link,
         poller: &Poller,
         keys: &mut Keys,
     ) -> io::Result<Self> {
-        let link = Link::adopt(link)?;
         let key = keys.draw();
         link.watch(key, poller)?;
         Ok(Self {
@@ -177,6 +176,11 @@ impl Subprocess {
             key,
             ..Self::new(name)
         })
+    }
+
+    /// The messages that wait for room.
+    pub(super) fn queued(&self) -> impl Iterator<Item = (&[u8], &[OwnedFd])> {
+        self.link.iter().flat_map(Link::queued)
     }
 
     /// The link, as long as there is one.

@@ -11,11 +11,14 @@ mod beginning;
 mod forked;
 mod handshakers;
 mod leftovers;
+mod listed;
 mod operators;
 mod start;
 mod stopping;
 mod succession;
 
+#[cfg(any(test, feature = "fault"))]
+pub(super) use listed::Listed;
 pub(super) use start::start;
 #[cfg(any(test, feature = "fault"))]
 pub(super) use succession::{Estate, Inherited, VERSION, inherit};
@@ -116,6 +119,7 @@ impl Supervisor {
         self.tell_service();
         while !self.is_done() {
             if let Some(process) = self.succeeded {
+                self.give_way(process);
                 return Ok(Role::Succeeded(process));
             }
             let due = self.next_due();
@@ -166,6 +170,7 @@ impl Supervisor {
             .chain(self.retiring.iter().map(|(_, until)| *until))
             .chain(self.operators.next_due())
             .chain(self.successor.as_ref().map(succession::Coming::until))
+            .chain(self.fork_due.then(Instant::now))
             .min()
     }
 

@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
+use rustix::process::Signal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::ledger::keeper::{KEYS, Retiring, has_moved_out};
 use crate::secret::Slot;
+use crate::sys::signal::Glance;
 use crate::sys::{fault, socket};
 
 use super::control::ask;
@@ -97,6 +99,8 @@ pub enum Failed {
     Version,
     /// It says why not.
     Refused(String),
+    /// This one was told to stop before it was the server.
+    Stopped,
     /// The system refused.
     System(io::Error),
 }
@@ -109,6 +113,7 @@ impl std::fmt::Display for Failed {
             Self::Garbage => f.write_str("it said what cannot be said"),
             Self::Version => f.write_str("it speaks another version"),
             Self::Refused(text) => write!(f, "{}", text.escape_debug()),
+            Self::Stopped => f.write_str("this one was told to stop before it was the server"),
             Self::System(error) => error.fmt(f),
         }
     }
@@ -153,13 +158,16 @@ fn flush(link: &mut Link, until: Instant) -> Result<(), Failed> {
 }
 
 fn wait(link: &Link, wanted: PollFlags, until: Instant) -> Result<(), Failed> {
+    wait_for(&mut [PollFd::from_borrowed_fd(link.as_fd(), wanted)], until)
+}
+
+fn wait_for(fds: &mut [PollFd<'_>], until: Instant) -> Result<(), Failed> {
     let left = until.saturating_duration_since(Instant::now());
     let left = Timespec {
         tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: left.subsec_nanos().into(),
     };
-    let mut fds = [PollFd::from_borrowed_fd(link.as_fd(), wanted)];
-    match rustix::io::retry_on_intr(|| poll(&mut fds, Some(&left))) {
+    match rustix::io::retry_on_intr(|| poll(fds, Some(&left))) {
         Ok(0) => Err(Failed::Late),
         Ok(_) => Ok(()),
         Err(error) => Err(Failed::System(error.into())),
@@ -242,6 +250,27 @@ impl Successor {
         fds: &[BorrowedFd<'_>],
         keeper: &Retiring<'_>,
     ) -> Result<(), Failed> {
+        match self.try_give(estate, fds, keeper) {
+            // It may have said why before.
+            Err(Failed::Gone) => Err(self.last_word().unwrap_or(Failed::Gone)),
+            given => given,
+        }
+    }
+
+    fn last_word(&mut self) -> Option<Failed> {
+        // The first answer may be the error of the end alone.
+        (0..2).find_map(|_| match self.link.receive() {
+            Ok(Some((FromSuccessor::Refused { text }, _))) => Some(Failed::Refused(text)),
+            _ => None,
+        })
+    }
+
+    fn try_give(
+        &mut self,
+        estate: &[u8],
+        fds: &[BorrowedFd<'_>],
+        keeper: &Retiring<'_>,
+    ) -> Result<(), Failed> {
         let until = Instant::now() + STEP_WITHIN;
         for piece in estate.chunks(PIECE) {
             let bytes = ByteBuf::from(piece);
@@ -273,6 +302,7 @@ impl Successor {
         fault::point("takeover.gone");
         match next(&mut self.link, until) {
             Ok((FromSuccessor::Begun, _)) => Ok(()),
+            Ok((FromSuccessor::Refused { text }, _)) => Err(Failed::Refused(text)),
             Ok(_) => Err(Failed::Garbage),
             Err(failed) => self.has_begun_meanwhile(failed),
         }
@@ -322,6 +352,8 @@ pub struct Predecessor {
     listener: Option<OwnedFd>,
     shared: bool,
     ledger: Option<OwnedFd>,
+    /// Can be read when this one was told to stop.
+    stop: Option<Glance>,
 }
 
 /// All that it had.
@@ -376,6 +408,7 @@ impl Predecessor {
             listener: Some(listener),
             shared,
             ledger: None,
+            stop: None,
         })
     }
 
@@ -390,6 +423,49 @@ impl Predecessor {
         self.shared
     }
 
+    /// From here on, who is told to stop (SIGTERM, SIGINT) comes after nobody; the signals stay to be
+    /// read. They are blocked.
+    //= spec/takeover.md#told-to-stop
+    pub(super) fn heed_signals(&mut self) -> io::Result<()> {
+        self.stop = Some(Glance::new(&[Signal::TERM, Signal::INT])?);
+        Ok(())
+    }
+
+    /// An error when this one was told to stop.
+    fn is_to_stop(&self) -> Result<(), Failed> {
+        let Some(stop) = &self.stop else {
+            return Ok(());
+        };
+        let mut fds = [PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)];
+        match wait_for(&mut fds, Instant::now()) {
+            Ok(()) => Err(Failed::Stopped),
+            Err(Failed::Late) => Ok(()),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// The next message, unless this one is told to stop first.
+    fn next(&mut self, until: Instant) -> Result<(FromPredecessor, Vec<OwnedFd>), Failed> {
+        loop {
+            if let Some(heard) = self.link.receive()? {
+                return Ok(heard);
+            }
+            self.wait(until)?;
+        }
+    }
+
+    fn wait(&self, until: Instant) -> Result<(), Failed> {
+        let stop = self.stop.as_ref().map(AsFd::as_fd);
+        let mut fds = vec![PollFd::from_borrowed_fd(self.link.as_fd(), PollFlags::IN)];
+        fds.extend(stop.map(|stop| PollFd::from_borrowed_fd(stop, PollFlags::IN)));
+        wait_for(&mut fds, until)?;
+        // What the other one has said, or its end, comes first.
+        match fds.iter().position(|fd| !fd.revents().is_empty()) {
+            Some(0) => Ok(()),
+            _ => Err(Failed::Stopped),
+        }
+    }
+
     /// Waits until one of `fds` can be read. An error when the server it comes after is gone, or has
     /// given it up.
     pub(super) fn wait_with<'a>(
@@ -400,7 +476,14 @@ impl Predecessor {
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
         all.push(PollFd::from_borrowed_fd(self.link.as_fd(), PollFlags::IN));
+        let stop = self.stop.as_ref().map(AsFd::as_fd);
+        all.extend(stop.map(|stop| PollFd::from_borrowed_fd(stop, PollFlags::IN)));
         rustix::io::retry_on_intr(|| poll(&mut all, None)).map_err(io::Error::from)?;
+        let told = self.stop.is_some() && all.last().is_some_and(|fd| !fd.revents().is_empty());
+        drop(all);
+        if told {
+            return Err(Failed::Stopped);
+        }
         // It has nothing to say before it is told that this one is ready.
         match self.link.receive::<FromPredecessor>()? {
             None => Ok(()),
@@ -426,7 +509,7 @@ impl Predecessor {
             if until <= Instant::now() {
                 return Err(Failed::Late);
             }
-            match next(&mut self.link, until)? {
+            match self.next(until)? {
                 (FromPredecessor::Piece { bytes: piece }, _) if bytes.len() < MOST => {
                     bytes.extend_from_slice(&piece);
                 }
@@ -437,7 +520,7 @@ impl Predecessor {
         }
         let mut keys = Slot::<[u8; KEYS]>::zeroed();
         loop {
-            wait(&self.link, PollFlags::IN, until)?;
+            self.wait(until)?;
             match socket::recv_whole(&self.link, &mut keys[..]) {
                 Ok(KEYS) => break,
                 Ok(_) => return Err(Failed::Garbage),
@@ -454,8 +537,9 @@ impl Predecessor {
     /// it the server, or has ended with all it had.
     pub(super) fn taken(&mut self) -> Result<(), Failed> {
         fault::point("takeover.taking");
+        self.is_to_stop()?;
         self.link.send(&FromSuccessor::Taken, Vec::new())?;
-        match next(&mut self.link, Instant::now() + 2 * STEP_WITHIN) {
+        match self.next(Instant::now() + 2 * STEP_WITHIN) {
             Ok((FromPredecessor::Go, _)) => {}
             Ok(_) => return Err(Failed::Garbage),
             Err(Failed::Gone) if self.ledger.as_ref().is_some_and(has_moved_out) => {}

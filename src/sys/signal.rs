@@ -15,27 +15,52 @@ pub struct Watch {
     before: libc::sigset_t,
 }
 
+/// Becomes readable, and stays so, while one of some watched signals waits to be read: it takes none
+/// of them.
+pub struct Glance(OwnedFd);
+
+impl Glance {
+    /// At `signals`, which are blocked: a [`Watch`] has them.
+    pub fn new(signals: &[Signal]) -> io::Result<Self> {
+        descriptor(&set(signals)).map(Self)
+    }
+}
+
+impl AsFd for Glance {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn set(signals: &[Signal]) -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the whole set; it and sigaddset fail only for numbers
+    // that are no signals, which `Signal` does not hold.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), signal.as_raw());
+        }
+        set.assume_init()
+    }
+}
+
+fn descriptor(set: &libc::sigset_t) -> io::Result<OwnedFd> {
+    // SAFETY: -1 asks for a new descriptor; `set` is initialised and outlives the call.
+    let fd = unsafe { libc::signalfd(-1, set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: signalfd has just made this descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 impl Watch {
     /// Watches `signals` in the calling thread. In a program of several threads the others must
     /// have them blocked already, or they are delivered there.
     pub fn new(signals: &[Signal]) -> io::Result<Self> {
-        let mut set = MaybeUninit::uninit();
-        // SAFETY: sigemptyset initialises the whole set; it and sigaddset fail only for numbers
-        // that are no signals, which `Signal` does not hold.
-        let set = unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            for signal in signals {
-                libc::sigaddset(set.as_mut_ptr(), signal.as_raw());
-            }
-            set.assume_init()
-        };
-        // SAFETY: -1 asks for a new descriptor; `set` is initialised and outlives the call.
-        let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: signalfd has just made this descriptor, and nobody else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let set = set(signals);
+        let fd = descriptor(&set)?;
         let mut before = MaybeUninit::uninit();
         // SAFETY: both sets are valid for the call, which fills `before` when it succeeds.
         let refused = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, before.as_mut_ptr()) };

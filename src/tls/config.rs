@@ -11,6 +11,7 @@ use rustls::{AlertDescription, ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::Error;
+use super::asked::Asked;
 use super::handshake::{Established, Handshake};
 use super::provider::provider;
 use super::sink::Sink;
@@ -86,7 +87,7 @@ impl Server {
             Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+        let mut config = builder.with_cert_resolver(Arc::new(Asked::new(key)));
         config.alpn_protocols = protocol.application_protocols;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

@@ -351,6 +351,12 @@ pub(crate) struct Established {
 }
 
 impl Established {
+    /// The host that the client asked for by SNI, as it said it; none of a client's own.
+    pub(crate) fn asked_for(&self) -> Option<&str> {
+        let asked = core::str::from_utf8(self.secrets.asked.as_bytes()).ok();
+        asked.filter(|asked| !asked.is_empty())
+    }
+
     /// The first application traffic secret of what is sent from here.
     pub(crate) fn tx_secret(&self) -> &[u8] {
         match self.server {

@@ -16,6 +16,7 @@
 //!   a key.
 
 pub(crate) mod certificate;
+mod asked;
 mod config;
 mod handshake;
 mod hello;

@@ -25,6 +25,8 @@ pub(super) struct Captured {
     /// The keys that were installed last: those of application data, once there are any.
     pub(super) tx: Installed,
     pub(super) rx: Installed,
+    /// The host that a client asked for: a DNS name.
+    pub(super) asked: Bytes<253>,
     /// The family of tickets it takes part in, once it does.
     pub(super) family: Option<Family>,
     /// What the peer's certificates were found to be worth.

@@ -38,10 +38,20 @@ impl Clients {
         self.over(TcpStream::connect(address)?)
     }
 
+    /// [`Clients::connect`], with `text` right behind the handshake.
+    pub fn connect_saying(&self, address: SocketAddr, text: &[u8]) -> io::Result<Client> {
+        self.over_saying(TcpStream::connect(address)?, text)
+    }
+
     /// On a connection that is there.
-    pub fn over(&self, mut socket: TcpStream) -> io::Result<Client> {
+    pub fn over(&self, socket: TcpStream) -> io::Result<Client> {
+        self.over_saying(socket, b"")
+    }
+
+    fn over_saying(&self, mut socket: TcpStream, text: &[u8]) -> io::Result<Client> {
         let name = ServerName::try_from("localhost").unwrap();
         let mut client = ClientConnection::new(self.0.clone(), name).unwrap();
+        client.writer().write_all(text)?;
         socket.set_nodelay(true)?;
         while client.is_handshaking() {
             client.complete_io(&mut socket)?;

@@ -263,7 +263,6 @@ impl Control {
 
     /// Gives the connection of the client under `key` away, with the process that made it. What it
     /// sent behind its question is lost.
-    #[allow(dead_code, reason = "for requests that are for the connection")]
     pub(super) fn take_out(&mut self, key: u64, poller: &Poller) -> Option<(UnixStream, Asker)> {
         let Client { socket, asker, .. } = self.clients.remove(&key)?;
         poller.remove(&socket);

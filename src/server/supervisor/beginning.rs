@@ -198,6 +198,9 @@ impl Supervisor {
         for zygote in std::iter::once(&self.zygote).chain(&self.earlier_zygotes) {
             zygote.watch_again(&self.poller);
         }
-        self.handshaker.watch_again(&self.poller);
+        let retiring = self.retiring.iter().map(|(one, _)| one);
+        for handshaker in std::iter::once(&self.handshaker).chain(retiring) {
+            handshaker.watch_again(&self.poller);
+        }
     }
 }

@@ -4,17 +4,16 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::succession::Program;
 use crate::sys::signal::Watch;
 
 use super::super::confine;
 use super::super::poller::{Keys, Poller};
-use super::super::reception::HANDSHAKE_LIMIT;
 use super::super::subprocess::{Next, Subprocess};
 use super::super::telling::FromHandshaker;
 use super::super::{Error, Kept, Reload, RunSession, Server, Terms};
@@ -111,8 +110,6 @@ impl Own {
             .add(&signals, signals_key, EventFlags::IN)
             .and_then(|()| poller.add(&keeper, keeper_key, EventFlags::IN))
             .map_err(system("epoll"))?;
-        let until = Instant::now() + HANDSHAKE_LIMIT;
-        let retiring = inherited.handshakers.into_iter();
         Ok(Supervisor {
             poller,
             keys,
@@ -123,7 +120,7 @@ impl Own {
             session,
             reload: more.reload,
             candidate: None,
-            retiring: retiring.map(|one| (one, until)).collect(),
+            retiring: inherited.handshakers,
             zygote,
             earlier_zygotes: inherited.zygotes,
             handshaker,
@@ -159,7 +156,7 @@ impl Supervisor {
                 Next::Nothing => {
                     // It greets the keeper first.
                     let ends = self.handshaker.link().map(AsFd::as_fd);
-                    wait_readable(ends.into_iter().chain([self.keeper.fd()]))
+                    wait_readable(ends.into_iter().chain([self.keeper.fd()]), None)
                         .map_err(system("poll"))?;
                     self.hear_members();
                 }
@@ -168,12 +165,16 @@ impl Supervisor {
     }
 }
 
-/// Waits, without limit, until one of these can be read.
-pub(super) fn wait_readable<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>) -> io::Result<()> {
+/// Waits, for at most so long, until one of these can be read.
+pub(super) fn wait_readable<'a>(
+    fds: impl Iterator<Item = BorrowedFd<'a>>,
+    limit: Option<Duration>,
+) -> io::Result<()> {
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
     let mut fds: Vec<PollFd<'_>> = fds
         .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
         .collect();
-    rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+    rustix::io::retry_on_intr(|| poll(&mut fds, limit.as_ref()))?;
     Ok(())
 }
 

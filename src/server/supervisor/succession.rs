@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,25 +14,32 @@ use serde_bytes::ByteBuf;
 use crate::ledger::keeper::{Keeper, Role as Member};
 use crate::session::log;
 use crate::session::report::Reports;
-use crate::sys::process::open_pidfd;
+use crate::sys::signal::Watch;
 use crate::sys::{fault, socket};
 
 use super::super::control::answer::GRANTED;
 use super::super::link::{Link, decode};
 use super::super::poller::{Keys, Poller};
+use super::super::reception::HANDSHAKE_LIMIT;
 use super::super::sessions::{Pending, Sessions, estate};
 use super::super::subprocess::{Next, Subprocess};
 use super::super::takeover::{self, Failed, Heard, Predecessor, Successor};
 use super::super::telling::{FromHandshaker, ToHandshaker};
 use super::super::{Error, Kept, Server};
 use super::forked::{Forked, become_one};
+use super::listed::{Listed, listed};
 use super::operators::Operators;
-use super::start::{Common, More, Own, system};
+use super::start::{Common, More, Own, system, wait_readable};
 use super::stopping::Stopping;
 use super::{Role, Supervisor};
 
 /// The one version of the estate.
 pub(in crate::server) const VERSION: u16 = 1;
+
+/// How long the service manager may take nothing, before the old server ends all the same.
+const TOLD_WITHIN: Duration = Duration::from_secs(30);
+/// When what it did not take is told again.
+const TOLD_AGAIN: Duration = Duration::from_millis(100);
 
 /// Everything a server has, but for descriptors and keys.
 //= spec/takeover.md#estate
@@ -41,8 +48,8 @@ pub(in crate::server) struct Estate {
     pub(in crate::server) version: u16,
     pub(in crate::server) keeper: ByteBuf,
     pub(in crate::server) keeper_fds: u64,
-    pub(in crate::server) zygotes: Vec<u32>,
-    pub(in crate::server) handshakers: Vec<u32>,
+    pub(in crate::server) zygotes: Vec<Listed>,
+    pub(in crate::server) handshakers: Vec<Listed>,
     pub(in crate::server) sessions: estate::Estate,
     pub(in crate::server) unstarted: Vec<estate::Carried>,
 }
@@ -165,7 +172,13 @@ impl Supervisor {
         // Its processes are told before: it is the other one that hears them from then on.
         self.handshaker
             .send(&ToHandshaker::Accept { yes: false }, Vec::new());
-        if let Some((mut candidate, _)) = self.candidate.take() {
+        //= spec/takeover.md#reload
+        let reloading = self.candidate.take();
+        let reloads = reloading.is_some();
+        if let Some((mut candidate, _)) = reloading {
+            log::line(format_args!(
+                "configuration not read to the end: the server that comes has its own"
+            ));
             candidate.retire(&self.poller);
         }
         self.fork_due = false;
@@ -180,8 +193,6 @@ impl Supervisor {
         match given {
             Ok(()) => {
                 log::line(format_args!("process {process} is the server from now on"));
-                self.operators.service.hand_over(process);
-                self.pass_signals_on(process);
                 self.succeeded = Some(process);
             }
             Err(failed) => {
@@ -194,62 +205,75 @@ impl Supervisor {
                 if let Err(error) = self.open_control() {
                     log::line(format_args!("{error}"));
                 }
+                if reloads {
+                    self.reload();
+                }
             }
         }
     }
 
-    /// What this process was told meanwhile is for the server.
+    /// This process was the server, and `process` is it now: tells the service manager, and passes on
+    /// what is told to this one meanwhile. All else it had is the server's.
+    //= spec/takeover.md#main
     //= spec/takeover.md#signals
-    fn pass_signals_on(&self, process: u32) {
-        let server = i32::try_from(process).ok().and_then(Pid::from_raw);
-        while let Ok(Some(signal)) = self.signals.next() {
-            if let (Signal::TERM | Signal::INT | Signal::HUP, Some(server)) = (signal, server) {
-                // One that has ended needs no telling.
-                let _ = kill_process(server, signal);
+    pub(super) fn give_way(self, process: u32) {
+        let Self {
+            signals, operators, ..
+        } = self;
+        let Operators {
+            service, control, ..
+        } = operators;
+        drop(control);
+        let until = Instant::now() + TOLD_WITHIN;
+        loop {
+            pass_signals_on(&signals, process);
+            if service.hand_over(process) {
+                break;
             }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                log::line(format_args!(
+                    "the service manager does not take that process {process} is the server"
+                ));
+                break;
+            }
+            let again = left.min(TOLD_AGAIN);
+            let _ = wait_readable(std::iter::once(signals.as_fd()), Some(again));
         }
+        pass_signals_on(&signals, process);
     }
 
     fn give(&mut self, successor: &mut Successor) -> Result<(), Failed> {
-        let inherited = |one: &Subprocess| {
-            let process = one.process()?;
-            Some((process, open_pidfd(process).ok()??))
-        };
+        let now = Instant::now();
         let zygotes = std::iter::once(&self.zygote).chain(&self.earlier_zygotes);
-        let zygotes: Vec<&Subprocess> = zygotes.filter(|one| one.link().is_some()).collect();
-        let handshakers = std::iter::once(&self.handshaker);
-        let handshakers = handshakers.chain(self.retiring.iter().map(|(one, _)| one));
-        let handshakers: Vec<&Subprocess> =
-            handshakers.filter(|one| one.link().is_some()).collect();
-        let full = |one: &&&Subprocess| one.is_full();
-        if zygotes.iter().chain(&handshakers).any(|one| full(&one)) {
-            // A message that is half way would be lost.
-            return Err(Failed::Late);
-        }
-        let mut own = Vec::new();
-        for one in zygotes.iter().chain(&handshakers) {
-            own.push(inherited(one).ok_or(Failed::Gone)?);
-        }
-        let keys: Vec<u64> = zygotes.iter().map(|one| one.key()).collect();
+        let zygotes = zygotes.map(|one| (one, Duration::ZERO));
+        let (zygotes, of_zygotes) = listed(zygotes.collect())?;
+        let handshakers = self.retiring.iter();
+        let handshakers =
+            handshakers.map(|(one, until)| (one, until.saturating_duration_since(now)));
+        let present = std::iter::once((&self.handshaker, HANDSHAKE_LIMIT));
+        let (handshakers, of_handshakers) = listed(present.chain(handshakers).collect())?;
+        let keys: Vec<u64> = zygotes.iter().map(|(one, _)| one.key()).collect();
         // From here on nobody is answered until it is over, well or not.
         let keeper = self.keeper.retire();
         let inventory = keeper.inventory().map_err(io::Error::from)?;
         let mut fds = keeper.fds();
         let keeper_fds = fds.len() as u64;
-        for (one, (_, pidfd)) in zygotes.iter().chain(&handshakers).zip(&own) {
+        for (one, pidfd) in zygotes.iter().chain(&handshakers) {
             fds.extend(one.link().map(AsFd::as_fd));
             fds.push(pidfd.as_fd());
+            let queued = one.queued();
+            fds.extend(queued.flat_map(|(_, fds)| fds.iter().map(AsFd::as_fd)));
         }
         let (sessions, of_sessions) = self.sessions.estate(&keys);
         fds.extend(of_sessions);
         fds.extend(self.unstarted.iter().map(|pending| pending.socket.as_fd()));
-        let numbers = |some: &[&Subprocess]| some.iter().filter_map(|one| one.process()).collect();
         let estate = Estate {
             version: VERSION,
             keeper: ByteBuf::from(inventory),
             keeper_fds,
-            zygotes: numbers(&zygotes),
-            handshakers: numbers(&handshakers),
+            zygotes: of_zygotes,
+            handshakers: of_handshakers,
             sessions,
             unstarted: self.unstarted.iter().map(Pending::carried).collect(),
         };
@@ -259,6 +283,18 @@ impl Supervisor {
         successor.give(&estate, &fds, &keeper)?;
         keeper.leave();
         Ok(())
+    }
+}
+
+/// What the old server was told meanwhile is for the server.
+//= spec/takeover.md#signals
+fn pass_signals_on(signals: &Watch, process: u32) {
+    let server = i32::try_from(process).ok().and_then(Pid::from_raw);
+    while let Ok(Some(signal)) = signals.next() {
+        if let (Signal::TERM | Signal::INT | Signal::HUP, Some(server)) = (signal, server) {
+            // One that has ended needs no telling.
+            let _ = kill_process(server, signal);
+        }
     }
 }
 
@@ -282,6 +318,7 @@ pub(super) fn start_after(server: Server) -> Result<Result<Supervisor, Role>, Er
         drop((predecessor, zygote, poller));
         return Ok(Err(become_one(common, Forked::Zygote(link))));
     }
+    predecessor.heed_signals().map_err(system("signals"))?;
     let (near, far) = Keeper::connection().map_err(Error::Ledger)?;
     let mut handshaker = Subprocess::new("handshaker");
     let forked = handshaker.fork(&poller, &mut keys);
@@ -290,11 +327,12 @@ pub(super) fn start_after(server: Server) -> Result<Result<Supervisor, Role>, Er
         return Ok(Err(become_one(common, Forked::Handshaker(link, far))));
     }
     drop(far);
-    if let Err(error) = wait_until_loaded(&mut handshaker, &mut predecessor) {
-        predecessor.refuse(&error.to_string());
-        return Err(error);
-    }
-    let estate = predecessor.receive().map_err(Error::Takeover)?;
+    let loaded = wait_until_loaded(&mut handshaker, &mut predecessor);
+    let received = loaded.and_then(|()| predecessor.receive().map_err(Error::Takeover));
+    let estate = match received {
+        Ok(estate) => estate,
+        Err(error) => return Err(give_up(predecessor, &common.signals, error)),
+    };
     let mut own = Own {
         poller,
         keys,
@@ -305,11 +343,14 @@ pub(super) fn start_after(server: Server) -> Result<Result<Supervisor, Role>, Er
     let inherited = match inherit(&own.poller, &mut own.keys, estate) {
         Ok(inherited) => inherited,
         Err(failed) => {
-            predecessor.refuse(&failed.to_string());
-            return Err(Error::Takeover(failed));
+            let error = Error::Takeover(failed);
+            return Err(give_up(predecessor, &own.common.signals, error));
         }
     };
-    predecessor.taken().map_err(Error::Takeover)?;
+    if let Err(failed) = predecessor.taken() {
+        let error = Error::Takeover(failed);
+        return Err(give_up(predecessor, &own.common.signals, error));
+    }
     let more = More {
         reload: server.reload,
         program: server.program,
@@ -325,6 +366,15 @@ pub(super) fn start_after(server: Server) -> Result<Result<Supervisor, Role>, Er
         log::line(format_args!("{error}"));
     }
     Ok(Ok(supervisor))
+}
+
+/// This is not the server: tells the other one why. The answer is `error`.
+//= spec/takeover.md#told-to-stop
+fn give_up(predecessor: Predecessor, signals: &Watch, error: Error) -> Error {
+    predecessor.refuse(&error.to_string());
+    // Who is told to stop ends in good order.
+    while matches!(signals.next(), Ok(Some(_))) {}
+    error
 }
 
 /// Waits until the handshaker can greet the keeper.
@@ -354,7 +404,8 @@ fn wait_until_loaded(
 pub(in crate::server) struct Inherited {
     pub(in crate::server) keeper: Keeper,
     pub(super) zygotes: Vec<Subprocess>,
-    pub(super) handshakers: Vec<Subprocess>,
+    /// And until when they may go on.
+    pub(super) handshakers: Vec<(Subprocess, Instant)>,
     pub(in crate::server) sessions: Sessions,
     pub(super) unstarted: VecDeque<Pending>,
 }
@@ -394,25 +445,16 @@ pub(in crate::server) fn inherit(
     let keeper = Keeper::succeed(&estate.keeper, &secrets, of_keeper);
     let keeper = keeper.map_err(io::Error::from)?;
     fault::point("takeover.kept");
-    let mut subprocess = |name, process| {
-        let both = (fds.next(), fds.next());
-        let (Some(link), Some(pidfd)) = both else {
-            return Err(Failed::Garbage);
-        };
-        Ok(Subprocess::inherit(
-            name,
-            (process, pidfd),
-            link,
-            poller,
-            keys,
-        )?)
-    };
-    let zygotes = estate.zygotes.into_iter();
-    let zygotes = zygotes.map(|process| subprocess("zygote", process));
-    let zygotes = zygotes.collect::<Result<Vec<_>, Failed>>()?;
-    let handshakers = estate.handshakers.into_iter();
-    let handshakers = handshakers.map(|process| subprocess("handshaker", process));
-    let handshakers = handshakers.collect::<Result<Vec<_>, Failed>>()?;
+    let mut zygotes = Vec::new();
+    for one in estate.zygotes {
+        let (zygote, _) = one.inherit("zygote", &mut fds, (poller, keys))?;
+        zygotes.push(zygote);
+    }
+    let mut handshakers = Vec::new();
+    for one in estate.handshakers {
+        let (handshaker, left) = one.inherit("handshaker", &mut fds, (poller, keys))?;
+        handshakers.push((handshaker, Instant::now() + left.min(HANDSHAKE_LIMIT)));
+    }
     let watch = |reports: Option<&Reports>| {
         let key = keys.draw();
         if let Some(reports) = reports {
