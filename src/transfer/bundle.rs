@@ -18,7 +18,7 @@ use super::{Export, Laden, Luggage, MAX_LUGGAGE, NotExported, Parcel, activate};
 /// The most contexts one bundle holds: what the kernel passes of descriptors in one message.
 pub const MAX_MEMBERS: usize = 253;
 /// A bundle takes no further member beyond this many bytes, so that it fits a socket's buffer.
-const FULL: usize = 96 * 1024;
+const FULL: usize = 128 * 1024;
 /// Bundles are padded to a multiple of this.
 const PADDING: usize = 4096;
 /// Bytes of a member's length.

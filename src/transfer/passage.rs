@@ -22,7 +22,7 @@ use super::{Luggage, Parcel, import_in_place, unbundle, unload};
 const BUFFER: usize = 1 << 20;
 /// The longest message: a full bundle whose last member was of the largest size, with as much
 /// luggage as there may be.
-const LONGEST: usize = 320 * 1024;
+const LONGEST: usize = 352 * 1024;
 /// The magic of an acknowledgement, version included.
 //= spec/token.md#passage
 const ACKNOWLEDGEMENT: [u8; 4] = *b"BTA\x01";
