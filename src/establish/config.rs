@@ -202,7 +202,7 @@ pub struct AcceptorConfig {
 
 impl AcceptorConfig {
     /// Whether initiators are asked for a certificate.
-    pub(crate) fn asks_for_certificates(&self) -> bool {
+    pub fn asks_for_certificates(&self) -> bool {
         self.asks
     }
 
