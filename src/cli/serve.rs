@@ -154,6 +154,7 @@ fn serve(
         listen: options.listen,
         terms: terms(options, users),
         reload: reload(options, arguments, given),
+        session: Box::new(|start| start.run()),
         control: operator::place(options),
         listener,
         predecessor,
@@ -183,7 +184,6 @@ fn serve(
     match role {
         Role::Stopped => log::line(format_args!("stopped")),
         Role::Succeeded(_) => {}
-        Role::Session(start) => start.run(),
         Role::Done => {}
     }
     Ok(())

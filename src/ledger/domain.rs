@@ -100,7 +100,12 @@ impl Domain {
     /// [`Error::Refused`] or [`Error::Damaged`] when what it gives is no kept domain.
     //= spec/keeper.md#hello
     pub fn kept(socket: OwnedFd) -> Result<Self, Error> {
-        let (link, ledger) = Link::greet(socket)?;
+        Self::kept_for(socket, None)
+    }
+
+    /// [`Domain::kept`], for who comes to import what is named by `handle`.
+    pub(crate) fn kept_for(socket: OwnedFd, handle: Option<&Handle>) -> Result<Self, Error> {
+        let (link, ledger) = Link::greet(socket, handle)?;
         let seals = fcntl_get_seals(&ledger).unwrap_or(SealFlags::empty());
         let fixed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         if !seals.contains(fixed | SealFlags::FUTURE_WRITE) {

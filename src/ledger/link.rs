@@ -16,8 +16,8 @@ use super::control::Control;
 use super::importer::Terms;
 use super::keeper::roles::{Ask, Phase, Role, after, permits};
 use super::wire::{
-    self, ARRIVED, Arriving, Code, DEPARTED, ESTABLISHED, HANDLE, Handle, LEDGER, LONGEST_ANSWER,
-    Leaving, MOST, OPENED, REFUSED, REVOKED, Reader, Sink, Welcome,
+    self, ARRIVED, Arriving, Code, DEPARTED, ESTABLISHED, HANDLE, Handle, LEDGER, Leaving, MOST,
+    OPENED, REFUSED, REVOKED, Reader, Sink, Welcome,
 };
 use super::{ContextId, Error, Refusal};
 use crate::secret::{Depth, Scratch, Slot, scrubbed};
@@ -62,6 +62,8 @@ struct Talk {
     request: Vec<u8>,
     /// Answers hold keys.
     answer: Scratch,
+    /// A key that came with the greeting, and what it opens.
+    opened: Option<(Handle, Slot<[u8; 32]>)>,
 }
 
 /// A lock whatever became of the thread that had it: nothing is left half-done between two steps.
@@ -70,22 +72,22 @@ fn hold<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Link {
-    /// Greets the keeper: the connection, and the descriptor of the ledger.
+    /// Greets the keeper: the connection, and the descriptor of the ledger. Who comes to import what
+    /// is named by `handle` is given its key at once, if that may be.
     //= spec/keeper.md#hello
-    pub(super) fn greet(socket: OwnedFd) -> Result<(Self, OwnedFd), Error> {
+    pub(super) fn greet(
+        socket: OwnedFd,
+        handle: Option<&Handle>,
+    ) -> Result<(Self, OwnedFd), Error> {
         process::supported()?;
         socket::set_patience(&socket, PATIENCE)?;
-        let mut hello = Vec::new();
-        wire::write_hello(&mut hello);
-        socket::send_with_fds(&socket, &[io::IoSlice::new(&hello)], &[]).map_err(gone)?;
-        let (mut answer, mut ledger) = ([0; 64], Vec::new());
-        let got = socket::recv_with_fds(&socket, &mut answer, &mut ledger, true).map_err(gone)?;
-        let welcome = answer.get(..got.len).and_then(Welcome::read);
-        let (Some(welcome), Some(ledger)) = (welcome, ledger.pop()) else {
-            return Err(Error::Keeper);
+        let mut hello = Vec::with_capacity(5 + HANDLE);
+        wire::write_hello(&mut hello, handle);
+        socket::send_whole(&socket, &hello).map_err(gone)?;
+        let (welcome, opened, ledger) = match handle {
+            Some(handle) => scrubbed(Depth::Moved, || welcomed(&socket, Some(handle)))?,
+            None => welcomed(&socket, None)?,
         };
-        let mut buffer = Scratch::with_capacity(LONGEST_ANSWER);
-        buffer.resize(LONGEST_ANSWER);
         let link = Self {
             socket,
             born: process::word(),
@@ -93,7 +95,8 @@ impl Link {
                 phase: after(welcome.role, Phase::New, Ask::Hello, 0),
                 over: false,
                 request: Vec::new(),
-                answer: buffer,
+                answer: Scratch::new(),
+                opened,
             }),
             welcome,
             ends: Mutex::new(Vec::new()),
@@ -117,7 +120,7 @@ impl Link {
             REFUSED => Some(Err(refused(answer)?)),
             _ => None,
         };
-        let made = self.ask(Ask::Establish, |out| out.put(&[2]), read)?;
+        let made = self.ask((Ask::Establish, 1), |out| out.put(&[2]), read)?;
         made.map_err(|code| match Refusal::from(code) {
             Refusal::Local(error) => error,
             _ => Error::Keeper,
@@ -163,7 +166,7 @@ impl Link {
                 .map(|_| Code::read(answer.u8()?))
                 .collect()
         };
-        self.ask(Ask::Depart, write, read)
+        self.ask((Ask::Depart, leaving.len()), write, read)
     }
 
     /// The key of the token or bundle that says `handle`.
@@ -171,6 +174,12 @@ impl Link {
     pub(crate) fn open(&self, key: u64, handle: &Handle) -> Result<Slot<[u8; 32]>, Refusal> {
         if key != self.welcome.key {
             return Err(Refusal::Key);
+        }
+        if self.born == process::word() {
+            let opened = &mut hold(&self.talk).opened;
+            if let Some((_, key)) = opened.take_if(|(of, _)| of == handle) {
+                return Ok(key);
+            }
         }
         let write = |out: &mut Vec<u8>| {
             out.put(&[4]);
@@ -181,7 +190,7 @@ impl Link {
             REFUSED => Some(Err(refused(answer)?)),
             _ => None,
         };
-        self.ask(Ask::Open, write, read)
+        self.ask((Ask::Open, 1), write, read)
             .map_err(Refusal::Local)?
             .map_err(Refusal::from)
     }
@@ -227,7 +236,7 @@ impl Link {
             };
             some.iter().map(one).collect()
         };
-        self.ask(Ask::Arrive, write, read)
+        self.ask((Ask::Arrive, some.len()), write, read)
     }
 
     /// Asks for the ledger, when it is to be `wanted` and no other thread has just done so, and has
@@ -262,13 +271,8 @@ impl Link {
 
     fn ask_ledger(&self) -> Result<OwnedFd, Error> {
         socket::send_whole(&self.socket, &[LEDGER]).map_err(gone)?;
-        let (mut answer, mut fds) = ([0; 64], Vec::new());
-        let got = socket::recv_with_fds(&self.socket, &mut answer, &mut fds, true).map_err(gone)?;
-        let welcome = answer.get(..got.len).and_then(Welcome::read);
-        match (welcome, fds.pop()) {
-            (Some(welcome), Some(ledger)) if welcome == self.welcome && fds.is_empty() => {
-                Ok(ledger)
-            }
+        match welcomed(&self.socket, None)? {
+            (welcome, None, ledger) if welcome == self.welcome => Ok(ledger),
             _ => Err(Error::Keeper),
         }
     }
@@ -283,7 +287,7 @@ impl Link {
             (answer.u8()? == REVOKED).then_some(())?;
             Some(answer.u8()? != 0)
         };
-        self.ask(Ask::Revoke, write, read)
+        self.ask((Ask::Revoke, 1), write, read)
     }
 
     /// Tells the keeper that a context has ended. No answer is waited for, nor another thread that
@@ -354,10 +358,11 @@ impl Link {
         })
     }
 
-    /// One request and its answer. What the table of roles does not permit is not sent.
+    /// One request, of so many contexts, and its answer. What the table of roles does not permit is
+    /// not sent.
     fn ask<T>(
         &self,
-        ask: Ask,
+        (ask, contexts): (Ask, usize),
         write: impl FnOnce(&mut Vec<u8>),
         read: impl FnOnce(&mut Reader<'_>, &mut usize) -> Option<T>,
     ) -> Result<T, Error> {
@@ -374,6 +379,8 @@ impl Link {
         // Keys pass over the stack on their way into their pages.
         let answer = scrubbed(Depth::Moved, || {
             let mut arrived = 0;
+            // What is not used of it costs nothing, in a process that imports one context, either.
+            talk.answer.resize(wire::longest_answer(contexts));
             let answer = self.exchange(&mut talk, write, |answer| read(answer, &mut arrived));
             talk.phase = after(role, talk.phase, ask, arrived);
             answer
@@ -420,6 +427,34 @@ impl Link {
             socket::end(&self.socket);
             Error::Keeper
         })
+    }
+}
+
+/// The domain, the key of `handle` if it came along, and the ledger.
+type Welcomed = (Welcome, Option<(Handle, Slot<[u8; 32]>)>, OwnedFd);
+
+/// What answers a greeting, and a request for the ledger.
+fn welcomed(socket: &OwnedFd, handle: Option<&Handle>) -> Result<Welcomed, Error> {
+    let (mut answer, mut fds) = ([0; 128], Vec::new());
+    let got = socket::recv_with_fds(socket, &mut answer, &mut fds, true).map_err(gone)?;
+    let mut reader = Reader(answer.get(..got.len).unwrap_or(&[]));
+    let read = |reader: &mut Reader<'_>| {
+        let welcome = Welcome::read(reader)?;
+        let opened = match (reader.0.is_empty(), handle) {
+            (false, Some(handle)) if reader.u8()? == OPENED => {
+                Some((*handle, Slot::new(reader.array()?)))
+            }
+            _ => None,
+        };
+        reader.0.is_empty().then_some((welcome, opened))
+    };
+    let read = read(&mut reader);
+    scrub::wipe(&mut answer);
+    match (read, fds.pop()) {
+        (Some((welcome, opened)), Some(ledger)) if fds.is_empty() && !got.truncated => {
+            Ok((welcome, opened, ledger))
+        }
+        _ => Err(Error::Keeper),
     }
 }
 

@@ -28,7 +28,14 @@ const OUTCOME: usize = 1 + 8 + GRANT;
 
 /// Bytes of the longest request, and of the longest answer.
 pub(super) const LONGEST_REQUEST: usize = 3 + MOST * ARRIVING;
-pub(super) const LONGEST_ANSWER: usize = 3 + MOST * OUTCOME;
+pub(super) const LONGEST_ANSWER: usize = longest_answer(MOST);
+
+/// Bytes of the longest answer to a request of so many contexts.
+pub(super) const fn longest_answer(contexts: usize) -> usize {
+    let outcomes = 3 + contexts * OUTCOME;
+    // Every other answer is shorter than this.
+    if outcomes > 128 { outcomes } else { 128 }
+}
 
 /// The request for the ledger's descriptor, which is all of it.
 pub(super) const LEDGER: u8 = 8;
@@ -147,7 +154,8 @@ impl<'a> Reader<'a> {
 /// A request, as it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request<'a> {
-    Hello,
+    /// And the departure whose key is asked for in the same breath.
+    Hello(Option<Handle>),
     Establish,
     Depart(Terms, &'a [u8]),
     Open(Handle),
@@ -185,7 +193,8 @@ impl<'a> Request<'a> {
                 if bytes.array()? != MAGIC || bytes.u8()? != VERSION {
                     return None;
                 }
-                Self::Hello
+                let asks = !bytes.0.is_empty();
+                Self::Hello(if asks { Some(bytes.array()?) } else { None })
             }
             2 => Self::Establish,
             3 => {
@@ -206,7 +215,7 @@ impl<'a> Request<'a> {
 
     pub(super) fn ask(&self) -> Ask {
         match self {
-            Self::Hello => Ask::Hello,
+            Self::Hello(_) => Ask::Hello,
             Self::Establish => Ask::Establish,
             Self::Depart(..) => Ask::Depart,
             Self::Open(_) => Ask::Open,
@@ -294,10 +303,11 @@ impl Sink for crate::secret::Scratch {
     }
 }
 
-pub(super) fn write_hello(out: &mut impl Sink) {
+pub(super) fn write_hello(out: &mut impl Sink, handle: Option<&Handle>) {
     out.put(&[1]);
     out.put(&MAGIC);
     out.put(&[VERSION]);
+    out.put(handle.map_or(&[], |handle| &handle[..]));
 }
 
 pub(super) fn write_depart(out: &mut impl Sink, terms: &Terms, leaving: &[Leaving]) {
@@ -372,18 +382,17 @@ impl Welcome {
         out.put(&self.domain);
     }
 
-    pub(super) fn read(message: &[u8]) -> Option<Self> {
-        let mut bytes = Reader(message);
+    /// Reads it, and what stands behind it.
+    pub(super) fn read<'a>(bytes: &mut Reader<'a>) -> Option<Self> {
         if bytes.array()? != [WELCOME, VERSION] {
             return None;
         }
-        let welcome = Self {
+        Some(Self {
             role: Role::from_code(bytes.u8()?)?,
             quota: bytes.u32()?,
             key: bytes.u64()?,
             domain: bytes.array()?,
-        };
-        bytes.0.is_empty().then_some(welcome)
+        })
     }
 }
 

@@ -50,6 +50,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use crate::ledger;
 use crate::ledger::keeper::{Keeper, Options};
+use crate::session::Start;
 use crate::session::drive::{Hops, Patience};
 use crate::session::job::Kind;
 use crate::session::log;
@@ -72,6 +73,9 @@ pub struct Plan {
     pub terms: Terms,
     /// Asked at SIGHUP for new terms; without it the signal ends the server, as it does any process.
     pub reload: Option<Reload>,
+    /// What the process that is forked for a session does with it, which is [`Start::run`] but in
+    /// tests.
+    pub session: RunSession,
     /// Where operators ask; nowhere without it.
     pub control: Option<control::place::Place>,
     /// A socket that listens already, which counts instead of `listen`.
@@ -106,6 +110,9 @@ pub struct Terms {
 /// Reads who gets in, and how; or why that cannot be read, for people. It is called again when the
 /// process that called it has to be replaced.
 pub type Load = Box<dyn Fn() -> Result<Policy, String>>;
+
+/// What runs a session, in the process forked for it: that ends when this comes back.
+pub type RunSession = Box<dyn Fn(Start)>;
 
 /// Why a server does not start, or stops.
 #[derive(Debug)]
@@ -152,6 +159,7 @@ pub struct Server {
     listener: TcpListener,
     terms: Terms,
     reload: Option<Reload>,
+    session: RunSession,
     domain: Kept,
     program: Option<Program>,
     signals: Watch,
@@ -168,6 +176,7 @@ impl Server {
             listen,
             terms,
             reload,
+            session,
             control,
             listener,
             predecessor,
@@ -193,6 +202,7 @@ impl Server {
             listener,
             terms,
             reload,
+            session,
             domain,
             // Early: once another file is at its path it is not told any more.
             program: Program::own().ok(),

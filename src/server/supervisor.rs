@@ -36,14 +36,14 @@ use rustix::process::{Signal, WaitOptions, wait};
 
 use crate::ledger;
 use crate::ledger::keeper::{Keeper, Options};
-use crate::session::{Start, log};
+use crate::session::log;
 use crate::succession::Program;
 use crate::sys::signal::Watch;
 
 use super::poller::{Keys, Poller, Ready};
 use super::sessions::{Pending, Sessions};
 use super::subprocess::Subprocess;
-use super::{Error, Reload, Terms};
+use super::{Error, Reload, RunSession, Terms};
 
 /// Messages of one process that are heard in one turn, so that nobody holds up the others.
 const AT_ONCE: usize = 64;
@@ -56,8 +56,6 @@ pub enum Role {
     Succeeded(u32),
     /// A process of the server's own, which has done its part.
     Done,
-    /// A process that is to run this session. Nothing of the server is left in it.
-    Session(Box<Start>),
 }
 
 /// The domain within which sessions move: what is not used takes no memory.
@@ -82,6 +80,7 @@ pub(super) struct Supervisor {
     signals_key: u64,
     listener: TcpListener,
     terms: Terms,
+    session: RunSession,
     reload: Option<Reload>,
     /// A handshaker of new terms, until it is ready or fails.
     candidate: Option<(Subprocess, Terms)>,

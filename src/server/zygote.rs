@@ -4,6 +4,7 @@
 //! takes; what it forks has nothing of other sessions. Taken over, it can start sessions with
 //! what it is given, as any user but root where there are users, and nothing else.
 
+use std::convert::Infallible;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 
@@ -17,9 +18,11 @@ use crate::session::log;
 use crate::session::parcel::{Introduction, Parcel};
 use crate::session::report::Reporter;
 use crate::session::user::User;
-use crate::sys::process::{Fork, Keep, fork};
+use crate::sys::memory;
+use crate::sys::process::{Keep, fork_one_of_many};
 use crate::sys::signal::Watch;
 
+use super::RunSession;
 use super::confine::{Becomes, Role, confine};
 use super::limits::{self, Allowance};
 use super::link::{Broken, Link};
@@ -32,6 +35,8 @@ use super::users::Users;
 pub(super) struct Zygote {
     pub(super) link: Link,
     pub(super) signals: Watch,
+    /// What runs a session in the process forked for it.
+    pub(super) session: RunSession,
     pub(super) kind: Kind,
     pub(super) hops: Hops,
     /// What its processes may be, and may have.
@@ -61,30 +66,24 @@ const LINK: u64 = 0;
 const SIGNALS: u64 = 1;
 
 impl Zygote {
-    /// Runs until the supervisor is gone. Comes back with a session in every process that is
-    /// forked for one.
+    /// Runs until the supervisor is gone.
     //= spec/processes.md#end
-    pub(super) fn run(mut self) -> Option<Box<Start>> {
+    pub(super) fn run(self) {
         // What its sessions leave behind comes to it, and not to the supervisor alone: that one may be
         // another one's by then.
         if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
             log::line(format_args!("zygote: child subreaper: {error}"));
-            return None;
+            return;
         }
+        // What cannot be had is not needed.
+        let _ = memory::gather_code();
         if let Err(error) = self.give_up() {
             log::line(format_args!("zygote: {error}"));
-            return None;
+            return;
         }
         match self.obey_all() {
-            Ok(start) => {
-                self.link.abandon();
-                Some(start)
-            }
-            Err(Broken::Gone) => None,
-            Err(error) => {
-                log::line(format_args!("zygote: {error}"));
-                None
-            }
+            Err(Broken::Gone) => {}
+            Err(error) => log::line(format_args!("zygote: {error}")),
         }
     }
 
@@ -116,7 +115,7 @@ impl Zygote {
         matches!(self.kind, Kind::Exec(_))
     }
 
-    fn obey_all(&mut self) -> Result<Box<Start>, Broken> {
+    fn obey_all(mut self) -> Result<Infallible, Broken> {
         let poller = Poller::new().map_err(Broken::System)?;
         self.link.watch(LINK, &poller).map_err(Broken::System)?;
         poller
@@ -129,7 +128,8 @@ impl Zygote {
                         self.link.flush()?;
                         while let Some((order, fds)) = self.link.receive::<ToZygote>()? {
                             if let Some(start) = self.obey(order, fds)? {
-                                return Ok(start);
+                                drop(poller);
+                                self.become_session(start);
                             }
                         }
                     }
@@ -142,8 +142,26 @@ impl Zygote {
         }
     }
 
+    /// In the process that was just forked for a session: runs it. What is the zygote's and holds
+    /// nothing is left as it is, for freeing a copy would first make one.
+    fn become_session(self, start: Start) -> ! {
+        let Self {
+            link,
+            signals,
+            session,
+            kind,
+            bounds,
+            ..
+        } = self;
+        link.abandon();
+        drop(signals);
+        std::mem::forget((kind, bounds));
+        session(start);
+        crate::sys::process::exit_now(0)
+    }
+
     /// Forks; in the new process, answers what it is to run.
-    fn obey(&mut self, order: ToZygote, fds: Vec<OwnedFd>) -> Result<Option<Box<Start>>, Broken> {
+    fn obey(&mut self, order: ToZygote, fds: Vec<OwnedFd>) -> Result<Option<Start>, Broken> {
         let ToZygote::Start {
             introduction,
             parcel,
@@ -153,8 +171,8 @@ impl Zygote {
             return Err(Broken::Garbage);
         };
         let session = *introduction.session().as_bytes();
-        match fork() {
-            Ok(Fork::Child) => {
+        match fork_one_of_many() {
+            Ok(None) => {
                 // Before anything is made of what came from a peer.
                 if let Err(error) = self.settle_in(user.as_ref()) {
                     let session = introduction.session();
@@ -167,10 +185,12 @@ impl Zygote {
                     keeper,
                     user,
                 };
-                Ok(self.start(&introduction, &parcel, given))
+                let start = self.start(&introduction, &parcel, given);
+                std::mem::forget((introduction, parcel));
+                Ok(Some(start))
             }
-            Ok(Fork::Parent(child)) => {
-                let process = child.pid();
+            Ok(Some(child)) => {
+                let process = child.as_raw_pid().unsigned_abs();
                 self.tell(FromZygote::Started { session, process })
             }
             Err(error) => {
@@ -199,12 +219,7 @@ impl Zygote {
     //= spec/processes.md#session
     /// What the process that was just forked is to run. It ends when there is nothing: the
     /// supervisor sees that no process is left, and has the token still.
-    fn start(
-        &self,
-        introduction: &Introduction,
-        parcel: &[u8],
-        given: Given,
-    ) -> Option<Box<Start>> {
+    fn start(&self, introduction: &Introduction, parcel: &[u8], given: Given) -> Start {
         let Given {
             socket,
             reporter,
@@ -214,7 +229,7 @@ impl Zygote {
         let Some(parcel) = Parcel::from_bytes(introduction, parcel, socket) else {
             crate::sys::process::exit_now(1);
         };
-        Some(Box::new(Start {
+        Start {
             parcel,
             kind: self.kind.clone(),
             hops: self.hops,
@@ -222,7 +237,7 @@ impl Zygote {
             patience: self.bounds.patience,
             user,
             reporter: Reporter::from(reporter),
-        }))
+        }
     }
 
     fn tell<T>(&mut self, message: FromZygote) -> Result<Option<T>, Broken> {

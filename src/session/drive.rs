@@ -25,6 +25,8 @@ use super::report::Reason;
 const PIECE: usize = 16 * 1024;
 /// Nothing more is sealed while this much is unsent.
 const UNSENT: usize = 128 * 1024;
+/// Bytes that are read from the connection at first; more once there are more.
+const FIRST_FED: usize = 2 * 1024;
 /// A connection with hops due is moved when it has been quiet for so long.
 const QUIET: Duration = Duration::from_millis(20);
 /// How long a session that is over tries to have its last bytes taken.
@@ -91,6 +93,8 @@ pub struct Stage {
     pub sent: u64,
     /// Sealed bytes that the connection has not taken yet.
     unsent: Unsent,
+    /// Where bytes of the connection come to.
+    input: Vec<u8>,
     patience: Patience,
     /// When the session began. All processes of a machine read the same clock, which nobody sets.
     began: Instant,
@@ -155,6 +159,7 @@ impl Stage {
                 bytes: unsent,
                 taken: 0,
             },
+            input: Vec::new(),
             patience: Patience::default(),
             began: Instant::now(),
             active: Instant::now(),
@@ -338,15 +343,21 @@ impl Stage {
         if !broken && !events.intersects(PollFlags::IN) {
             return Ok(());
         }
-        let mut bytes = [0; MOST_FED];
-        match (&self.socket).read(&mut bytes) {
+        if self.input.is_empty() {
+            self.input.resize(FIRST_FED, 0);
+        }
+        match (&self.socket).read(&mut self.input) {
             //= spec/sessions.md#cut
             Ok(0) => Err(Reason::Cut),
             Ok(count) => {
                 self.hops.since += count as u64;
                 self.active = Instant::now();
                 self.hungry = false;
-                Ok(channel.feed(&bytes[..count])?)
+                channel.feed(&self.input[..count])?;
+                if count == self.input.len() {
+                    self.input.resize((4 * count).min(MOST_FED), 0);
+                }
+                Ok(())
             }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(()),

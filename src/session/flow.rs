@@ -4,7 +4,7 @@
 pub const CAPACITY: usize = 64 * 1024;
 /// Bytes it takes memory for at first. Most sessions need no more, and for a short one each page
 /// it touches is a part of its cost.
-const FIRST: usize = 4 * 1024;
+const FIRST: usize = 1024;
 
 /// A bounded queue of bytes: filled at its end, taken from its front. Memory is taken as it is
 /// needed.

@@ -35,11 +35,15 @@ pub enum Job {
 }
 
 impl Job {
-    /// Starts a job; of a command, its process number is answered too.
+    /// Starts a job; of a command, its process number is answered too. A command alone is told its
+    /// `environment`.
     ///
     /// # Errors
     /// The system's, when a command cannot be started.
-    pub fn start(kind: &Kind, environment: &Environment) -> io::Result<(Self, Option<u32>)> {
+    pub fn start(
+        kind: &Kind,
+        environment: impl FnOnce() -> Environment,
+    ) -> io::Result<(Self, Option<u32>)> {
         Ok(match kind {
             Kind::Echo => (Self::Echo, None),
             Kind::Page => (Self::Page(Box::default()), None),
@@ -47,7 +51,7 @@ impl Job {
                 let (program, arguments) =
                     words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
                 let mut command = Command::new(program);
-                environment.describe_to(command.args(arguments));
+                environment().describe_to(command.args(arguments));
                 let (relay, process) = Relay::to_command(&mut command)?;
                 (Self::Relay(relay), Some(process))
             }

@@ -89,7 +89,7 @@ impl Start {
             about,
             unsent,
         } = parcel;
-        let domain = match Domain::kept(keeper) {
+        let domain = match sealed.token().join(keeper) {
             Ok(domain) => domain,
             Err(error) => {
                 // As an import that fails.
@@ -141,8 +141,9 @@ impl Here {
         // sessions in good order.
         let _ = rustix::process::setpgid(None, None);
         hop::begin(&channel, &mut self.stage, &self.reporter);
-        let environment = Environment::of(&self.stage.about, channel.facts(), self.user.take());
-        match Job::start(&self.kind, &environment) {
+        let (about, user) = (&self.stage.about, self.user.take());
+        let environment = || Environment::of(about, channel.facts(), user);
+        match Job::start(&self.kind, environment) {
             Ok((job, command)) => {
                 self.stage.job = job;
                 if let Some(process) = command {
@@ -165,19 +166,19 @@ impl Here {
     fn serve<C: Channel>(mut self, mut channel: C) {
         loop {
             match self.stage.run(&mut channel, Some(self.reporter.as_fd())) {
-                Turn::Over(reason) => return self.end(Some(channel), reason),
+                Turn::Over(reason) => self.end(Some(channel), reason),
                 Turn::Hop => {
                     match hop::hop(channel, &mut self.stage, &mut self.domain, &self.reporter) {
                         After::Here(moved) => channel = moved,
                         After::Elsewhere => process::exit_now(0),
-                        After::Lost(reason) => return self.end::<C>(None, reason),
+                        After::Lost(reason) => self.end::<C>(None, reason),
                     }
                 }
             }
         }
     }
 
-    fn end<C: Channel>(self, channel: Option<C>, reason: Reason) {
+    fn end<C: Channel>(self, channel: Option<C>, reason: Reason) -> ! {
         let Self {
             stage,
             reporter,
@@ -202,5 +203,7 @@ impl Here {
             // group is told, this process with it.
             let _ = process::tell_own_group(Signal::TERM);
         }
+        // The context has ended: the kernel drops the rest for less.
+        process::exit_now(0)
     }
 }

@@ -24,6 +24,15 @@ pub enum Sealed {
     Message(<Messages as Channel>::Sealed),
 }
 
+impl Sealed {
+    /// The token, in either framing.
+    pub fn token(&self) -> &Token {
+        match self {
+            Self::Record(token) | Self::Message((token, _)) => token,
+        }
+    }
+}
+
 /// A connection whose handshake is done, on its way to the process that will run it.
 pub struct Parcel {
     /// The context.

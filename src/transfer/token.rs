@@ -1,8 +1,10 @@
 //! An interprocess token as its holder sees it.
 
 use core::fmt;
+use std::os::fd::OwnedFd;
 
 use crate::crypto::REST_NONCE;
+use crate::ledger::{self, Domain};
 use crate::status::{Minor, Status};
 
 use super::format::{self, BUCKETS, Header, KEPT_TOKEN, TOKEN};
@@ -33,6 +35,18 @@ impl Token {
     /// The bytes, given away.
     pub fn into_bytes(self) -> Vec<u8> {
         self.0
+    }
+
+    /// The kept domain at the other end of `socket`, as [`Domain::kept`], for a process that comes
+    /// to import this token: its keeper is asked one time less.
+    ///
+    /// # Errors
+    /// Those of [`Domain::kept`]. Whether the token can be imported, only its import tells.
+    //= spec/keeper.md#hello
+    pub fn join(&self, socket: OwnedFd) -> Result<Domain, ledger::Error> {
+        let header = Header::read(&self.0, (TOKEN, KEPT_TOKEN)).ok();
+        let handle = header.and_then(|header| header.handle);
+        Domain::kept_for(socket, handle.as_ref())
     }
 
     /// What anyone may see of the token.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use baton::cred::AcceptorCredential;
 use baton::establish::AcceptorConfig;
 use baton::server::limits::{Allowance, Limits};
-use baton::server::{Plan, Policy, Role, Server, Started, Terms};
+use baton::server::{Plan, Policy, Role, RunSession, Server, Started, Terms};
 use baton::session::Start;
 use baton::session::drive::{Hops, Patience};
 use baton::session::job::Kind;
@@ -121,30 +121,31 @@ impl House {
             rustix::process::setpgid(None, None).unwrap();
             rustix::stdio::dup2_stderr(&log_writer).unwrap();
             close_all_but(&[&told, &address, &between.0, &between.1]);
-            let server = Server::open(plan(hops)).unwrap();
+            let (told, ours) = (told.try_clone().unwrap(), &between);
+            let between = (ours.0.try_clone().unwrap(), ours.1.try_clone().unwrap());
+            let session = move |start: Start| match shared[0].swap(0, SeqCst) {
+                0 => start.run(),
+                number => {
+                    let (_, deed) = deeds[number as usize - 1];
+                    deed(Hostile {
+                        start,
+                        shared,
+                        told: told.try_clone().unwrap(),
+                        between: (
+                            between.0.try_clone().unwrap(),
+                            between.1.try_clone().unwrap(),
+                        ),
+                    });
+                }
+            };
+            let server = Server::open(plan(hops, Box::new(session))).unwrap();
             writeln!(&address, "{}", server.address().unwrap()).unwrap();
             let role = match server.start().unwrap() {
                 Started::Serving(serving) => serving.run().unwrap(),
                 Started::Other(role) => role,
             };
-            match role {
-                Role::Stopped => log::line(format_args!("stopped")),
-                Role::Done | Role::Succeeded(_) => {}
-                Role::Session(start) => match shared[0].swap(0, SeqCst) {
-                    0 => start.run(),
-                    number => {
-                        let (_, deed) = deeds[number as usize - 1];
-                        deed(Hostile {
-                            start: *start,
-                            shared,
-                            told: told.try_clone().unwrap(),
-                            between: (
-                                between.0.try_clone().unwrap(),
-                                between.1.try_clone().unwrap(),
-                            ),
-                        });
-                    }
-                },
+            if matches!(role, Role::Stopped) {
+                log::line(format_args!("stopped"));
             }
             0
         });
@@ -256,7 +257,7 @@ impl Drop for House {
     }
 }
 
-fn plan(hops: u32) -> Plan {
+fn plan(hops: u32, session: RunSession) -> Plan {
     Plan {
         listen: "127.0.0.1:0".parse().unwrap(),
         terms: Terms {
@@ -277,6 +278,7 @@ fn plan(hops: u32) -> Plan {
             log: log::Form::Human,
         },
         reload: None,
+        session,
         control: None,
         listener: None,
         predecessor: None,

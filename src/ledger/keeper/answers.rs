@@ -1,8 +1,10 @@
 //! One request after the other: read, looked up in the table of roles, answered.
 
+use std::io::IoSlice;
+
 use super::Keeper;
 use super::members::{MemberId, identify};
-use super::roles::{Phase, Role, after, permits};
+use super::roles::{Ask, Phase, Role, after, permits};
 use crate::ledger::control::{Cause, Control, State};
 use crate::ledger::header::{halves, joined};
 use crate::ledger::importer::{Permitted, Terms};
@@ -172,7 +174,7 @@ impl Keeper {
         }
         self.answer.truncate(0);
         let arrived = match (&member.process, asked) {
-            (None, Request::Hello) => return Ok(self.greet(id, sender.pid)),
+            (None, Request::Hello(handle)) => return Ok(self.greet(id, sender, *handle)),
             // Another process than the one that greeted: a child with its parent's connection.
             (Some(process), _) if process.identity.pid == sender.pid => {
                 let asker = Asker {
@@ -199,6 +201,7 @@ impl Keeper {
             return Err(Awaited(holder));
         }
         if let Request::Ledger = asked {
+            self.answer.truncate(0);
             return Ok(self.welcome(id));
         }
         let Some(member) = self.members.get_mut(id) else {
@@ -228,15 +231,18 @@ impl Keeper {
 
     /// The first message: who it is, and what it gets.
     //= spec/keeper.md#hello
-    fn greet(&mut self, id: MemberId, pid: u32) -> bool {
+    fn greet(&mut self, id: MemberId, sender: socket::Peer, handle: Option<Handle>) -> bool {
         let Some(member) = self.members.get(id) else {
             return true;
         };
-        let role = member.role;
-        let Ok((identity, pidfd)) = identify(&member.socket, pid) else {
+        let (role, only) = (member.role, member.only);
+        if handle.is_some() && !permits(role, Phase::Ready, Ask::Open) {
+            return false;
+        }
+        let Ok((identity, pidfd)) = identify(&member.socket, sender.pid) else {
             return false;
         };
-        let word = u64::from(id.generation) << 32 | u64::from(pid);
+        let word = u64::from(id.generation) << 32 | u64::from(sender.pid);
         let Ok(Some(slot)) = self.ledger.enroll(&identity, word.max(1)) else {
             return false;
         };
@@ -245,12 +251,29 @@ impl Keeper {
             return false;
         }
         if let Some(member) = self.members.get_mut(id) {
-            member.phase = after(role, Phase::New, super::roles::Ask::Hello, 0);
+            member.phase = after(role, Phase::New, Ask::Hello, 0);
+        }
+        self.answer.truncate(0);
+        if let Some(handle) = handle {
+            let asker = Asker {
+                id,
+                role,
+                phase: Phase::Ready,
+                only,
+                uid: sender.uid,
+                identity,
+                slot,
+            };
+            self.open(&asker, &handle);
+            if self.answer.first() != Some(&wire::OPENED) {
+                // What speaks against it is said when it is asked again.
+                self.answer.truncate(0);
+            }
         }
         self.welcome(id)
     }
 
-    /// Says what the domain is, and gives the ledger.
+    /// Says what the domain is, before what is answered already, and gives the ledger.
     //= spec/keeper.md#following
     fn welcome(&mut self, id: MemberId) -> bool {
         let Some(member) = self.members.get(id) else {
@@ -262,9 +285,9 @@ impl Keeper {
             key: self.secrets.id(),
             domain: self.ledger.domain_id(),
         };
-        self.answer.truncate(0);
-        welcome.write(&mut self.answer);
-        let message = [std::io::IoSlice::new(&self.answer)];
+        let mut first = Vec::with_capacity(64);
+        welcome.write(&mut first);
+        let message = [IoSlice::new(&first), IoSlice::new(&self.answer)];
         let ledger = [self.ledger.mapping().fd()];
         socket::send_with_fds_now(&member.socket, &message, &ledger).is_ok()
     }
@@ -273,7 +296,7 @@ impl Keeper {
     /// request cannot be.
     fn fulfil(&mut self, asker: &Asker, asked: &Request<'_>) -> Option<usize> {
         match asked {
-            Request::Hello => return None,
+            Request::Hello(_) => return None,
             // Answered with a descriptor, by whoever called this.
             Request::Ledger => {}
             Request::Establish => self.establish(asker),

@@ -333,8 +333,52 @@ fn a_connection_that_was_accepted_is_as_good() {
     assert_eq!(keeper.pid(id), Some(std::process::id()));
     let mut welcome = [0; 64];
     let length = socket::recv_whole(&far, &mut welcome).unwrap();
-    let welcome = wire::Welcome::read(&welcome[..length]).unwrap();
+    let welcome = wire::Welcome::read(&mut wire::Reader(&welcome[..length])).unwrap();
     assert_eq!(welcome.role, Role::Worker);
+}
+
+//= proves spec/keeper.md#hello
+#[test]
+fn a_greeting_can_ask_for_the_key_of_a_token_and_is_given_no_more_than_open_gives() {
+    let mut keeper = Keeper::new(&small(8)).unwrap();
+    let (_, member) = keeper.connect(Role::Member).unwrap();
+    let (member, token) = serve(&mut keeper, || {
+        let member = Domain::kept(member).unwrap();
+        let token = member.ledger().establish().unwrap().depart(u64::MAX);
+        (member, token.unwrap())
+    });
+    let key = keeper.secrets.id();
+    let handle = keeper.secrets.handle(token.index, token.epoch);
+    let mut other = handle;
+    other[0] ^= 1;
+
+    // The key is here: the keeper, which is not listening, is not asked.
+    let (_, worker) = keeper.connect_for(Role::Worker, token.id).unwrap();
+    let join = |socket, handle| move || Domain::kept_for(socket, Some(&handle)).unwrap();
+    let worker = serve(&mut keeper, join(worker, handle));
+    let opened = worker.ask_key(key, &handle).unwrap();
+    assert_eq!(opened[..], keeper.secrets.key(&handle)[..]);
+
+    // It is given once, for one departure; then, and where it was not given, OPEN answers.
+    let (_, foreign) = keeper.connect_for(Role::Worker, [9; 16]).unwrap();
+    let (_, astray) = keeper.connect(Role::Worker).unwrap();
+    serve(&mut keeper, move || {
+        assert!(worker.ask_key(key, &handle).is_ok());
+        let foreign = Domain::kept_for(foreign, Some(&handle)).unwrap();
+        let refused = foreign.ask_key(key, &handle);
+        assert!(matches!(refused, Err(Refusal::Importer)));
+        let astray = Domain::kept_for(astray, Some(&other)).unwrap();
+        assert!(matches!(astray.ask_key(key, &other), Err(Refusal::Key)));
+        assert!(astray.ask_key(key, &handle).is_ok());
+    });
+
+    // Who may not open may not ask so, either.
+    for role in [Role::Handshaker, Role::Operator] {
+        let (_, socket) = keeper.connect(role).unwrap();
+        let refused = serve(&mut keeper, move || Domain::kept_for(socket, Some(&handle)));
+        assert!(matches!(refused, Err(Error::Keeper)));
+    }
+    drop(member);
 }
 
 /// A connection whose number is another's by now pays for what it left in transit; what the other

@@ -29,8 +29,9 @@ fn arriving_one() -> Arriving {
 
 /// Every request, as the page lays it out.
 fn vectors() -> Vec<(&'static str, Vec<u8>)> {
-    let mut written: Vec<Vec<u8>> = vec![Vec::new(); 4];
-    write_hello(&mut written[0]);
+    let mut written: Vec<Vec<u8>> = vec![Vec::new(); 5];
+    write_hello(&mut written[0], None);
+    write_hello(&mut written[4], Some(&[1; HANDLE]));
     let importer = Permitted::Process {
         pid: 1,
         started: 2,
@@ -51,6 +52,7 @@ fn vectors() -> Vec<(&'static str, Vec<u8>)> {
         "05 0001 00000007 30313233343536373839616263646566 0000000000000006
          00 0000000000000000",
         "06 0001 00000007 0000000000000008",
+        "01 42544b 01 010101010101010101010101010101010101010101010101",
     ];
     texts.into_iter().zip(written).collect()
 }
@@ -69,7 +71,10 @@ fn requests_are_laid_out_as_the_page_says_and_every_other_length_is_refused() {
     for message in all {
         assert!(Request::read(&message).is_some(), "{message:02x?}");
         for length in 0..message.len() {
-            assert_eq!(Request::read(&message[..length]), None, "{length}");
+            // A greeting that names no departure is one, too.
+            let named = message[0] == 1 && length == 5;
+            let expected = named.then_some(Request::Hello(None));
+            assert_eq!(Request::read(&message[..length]), expected, "{length}");
         }
         assert_eq!(Request::read(&[&message[..], &[0]].concat()), None);
     }
@@ -77,8 +82,8 @@ fn requests_are_laid_out_as_the_page_says_and_every_other_length_is_refused() {
 
 #[test]
 fn what_was_written_is_read() {
-    let [_, depart, arrive, end] = &vectors()[..] else {
-        panic!("four")
+    let [_, depart, arrive, end, _] = &vectors()[..] else {
+        panic!("five")
     };
     let Some(Request::Depart(terms, items)) = Request::read(&depart.1) else {
         panic!("a departure")
@@ -138,8 +143,9 @@ fn codes_and_welcomes_go_both_ways() {
     };
     let mut message = Vec::new();
     welcome.write(&mut message);
-    assert_eq!(Welcome::read(&message), Some(welcome));
+    let read = |bytes| Welcome::read(&mut Reader(bytes));
+    assert_eq!(read(&message), Some(welcome));
     for length in 0..message.len() {
-        assert_eq!(Welcome::read(&message[..length]), None);
+        assert_eq!(read(&message[..length]), None);
     }
 }

@@ -103,6 +103,7 @@ impl Supervisor {
             signals,
             listener,
             terms,
+            session,
             zygote,
             handshaker,
             candidate,
@@ -125,6 +126,7 @@ impl Supervisor {
             signals,
             listener,
             terms,
+            session,
         };
         become_one(common, forked)
     }
@@ -136,14 +138,16 @@ pub(super) fn become_one(common: Common, forked: Forked) -> Role {
         signals,
         listener,
         terms,
+        session,
     } = common;
     log::set_form(terms.log);
     match forked {
         Forked::Zygote(link) => {
-            drop(listener);
+            drop((listener, terms.load));
             let zygote = Zygote {
                 link,
                 signals,
+                session,
                 kind: terms.kind,
                 hops: terms.hops,
                 bounds: Bounds {
@@ -152,7 +156,8 @@ pub(super) fn become_one(common: Common, forked: Forked) -> Role {
                     allowance: terms.allowance,
                 },
             };
-            zygote.run().map_or(Role::Done, Role::Session)
+            zygote.run();
+            Role::Done
         }
         Forked::Handshaker(link, keeper) => {
             let handshaker = Handshaker {

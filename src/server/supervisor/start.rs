@@ -17,7 +17,7 @@ use super::super::poller::{Keys, Poller};
 use super::super::reception::HANDSHAKE_LIMIT;
 use super::super::subprocess::{Next, Subprocess};
 use super::super::telling::FromHandshaker;
-use super::super::{Error, Kept, Reload, Server, Terms};
+use super::super::{Error, Kept, Reload, RunSession, Server, Terms};
 use super::operators::Operators;
 use super::stopping::Stopping;
 use super::succession::{self, Inherited};
@@ -42,6 +42,7 @@ pub(in crate::server) fn start(server: Server) -> Result<Result<Supervisor, Role
             signals: server.signals,
             listener: server.listener,
             terms: server.terms,
+            session: server.session,
         },
         zygote: Subprocess::new("zygote"),
         handshaker: Subprocess::new("handshaker"),
@@ -69,6 +70,7 @@ pub(super) struct Common {
     pub(super) signals: Watch,
     pub(super) listener: TcpListener,
     pub(super) terms: Terms,
+    pub(super) session: RunSession,
 }
 
 /// What a supervisor is made of, before it is the server.
@@ -101,6 +103,7 @@ impl Own {
             signals,
             listener,
             terms,
+            session,
         } = common;
         let (signals_key, keeper_key) = (keys.draw(), keys.draw());
         let keeper = inherited.keeper;
@@ -117,6 +120,7 @@ impl Own {
             signals_key,
             listener,
             terms,
+            session,
             reload: more.reload,
             candidate: None,
             retiring: retiring.map(|one| (one, until)).collect(),

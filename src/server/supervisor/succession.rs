@@ -273,6 +273,7 @@ pub(super) fn start_after(server: Server) -> Result<Result<Supervisor, Role>, Er
         signals: server.signals,
         listener: server.listener,
         terms: server.terms,
+        session: server.session,
     };
     let poller = Poller::new().map_err(system("epoll"))?;
     let mut keys = Keys::default();

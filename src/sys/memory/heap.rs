@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! regions  64 KiB, 128 KiB, ... 32 MiB     one mmap each
-//! runs     16 KiB ... 256 KiB of a region  cells of one size, taken in order
+//! runs     1 KiB ... 256 KiB of a region   cells of one size, taken in order
 //! cells    go back to their size's list, are used again, and never leave it
 //! large    a cell of more than 64 KiB is a mapping of its own; up to 8 MiB are kept for reuse
 //! ```
@@ -54,8 +54,9 @@ const KEPT: usize = 8 << 20;
 /// than a microsecond, a hundred times what a cell costs otherwise.
 const HUGE: usize = 4 << 20;
 
-const FIRST_RUN: usize = 16 << 10;
-const RUN_DOUBLINGS: u32 = 4;
+/// Little, so that a process that uses a few cells of a few sizes touches a few pages.
+const FIRST_RUN: usize = 1 << 10;
+const RUN_DOUBLINGS: u32 = 8;
 /// All that may be locked by default before Linux 5.16. Since then it is 8 MiB, which is the first
 /// seven regions.
 const FIRST_REGION: usize = 64 << 10;

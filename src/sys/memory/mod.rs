@@ -14,6 +14,7 @@ mod buffer;
 mod cell;
 mod heap;
 mod mapping;
+mod text;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ pub use buffer::Buffer;
 pub use cell::Cell;
 pub(super) use heap::{HEADER, Heap, take};
 pub use mapping::Mapping;
+pub use text::gather_code;
 
 /// Whether some secret of this process lies in memory that could not be locked, and so may reach
 /// swap: `RLIMIT_MEMLOCK` was too small for all of it, secret pages and locked mappings. Once true

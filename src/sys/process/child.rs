@@ -43,19 +43,26 @@ pub enum Fork {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn fork() -> io::Result<Fork> {
+    Ok(match fork_one_of_many()? {
+        None => Fork::Child,
+        // The child cannot be anyone else yet: its number is not used again before `wait`. (Where
+        // SIGCHLD is ignored it may be; then there may be no descriptor.)
+        Some(pid) => Fork::Parent(Child {
+            pid,
+            pidfd: open_pidfd(pid.as_raw_pid().unsigned_abs()).ok().flatten(),
+            status: None,
+        }),
+    })
+}
+
+/// [`fork`], for who waits for whichever child ends: the new child's number, and none in the child.
+pub fn fork_one_of_many() -> io::Result<Option<Pid>> {
     // SAFETY: The C library's `fork` keeps its own locks consistent in the child. Nothing of this
     // crate relies on a thread that is not there: locks of secret memory are wiped open.
     let pid = unsafe { libc::fork() };
     match Pid::from_raw(pid) {
-        None => Ok(Fork::Child),
         Some(_) if pid < 0 => Err(io::Error::last_os_error()),
-        // The child cannot be anyone else yet: its number is not used again before `wait`. (Where
-        // SIGCHLD is ignored it may be; then there may be no descriptor.)
-        Some(pid) => Ok(Fork::Parent(Child {
-            pid,
-            pidfd: open_pidfd(pid.as_raw_pid().unsigned_abs()).ok().flatten(),
-            status: None,
-        })),
+        child => Ok(child),
     }
 }
 

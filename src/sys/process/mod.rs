@@ -24,7 +24,7 @@ use rustix::process::{
 use super::entropy;
 use super::page::{PAGE, advise};
 
-pub use child::{Child, Fork, exit_now, fork};
+pub use child::{Child, Fork, exit_now, fork, fork_one_of_many};
 pub use command::{Bounds, start};
 pub(super) use identity::OwnIdentity;
 pub use identity::{Identity, open_pidfd, pidfd_inode, pidfd_runs};
