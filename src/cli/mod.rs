@@ -10,6 +10,7 @@ pub mod exit;
 mod manual;
 pub mod metrics;
 pub mod operator;
+pub mod passwd;
 pub mod serve;
 pub mod sessions;
 pub mod terminal;
@@ -56,6 +57,8 @@ pub fn main() -> ExitCode {
         Command::Top(top) => ended(top::run(&top)),
         Command::Exit(Exit::Call(call)) => ended(exit::call(&call)),
         Command::Exit(Exit::Check(check)) => ended(exit::check(&check)),
+        Command::Exit(Exit::Worker(worker)) => ended(exit::worker::run(&worker)),
+        Command::Passwd(passwd) => ended(passwd::run(&passwd)),
         Command::Token(token) => {
             let name = token.file.display();
             ended(token::run(&token.file).map_err(|error| format!("{name}: {error}")))
