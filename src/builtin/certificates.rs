@@ -10,6 +10,7 @@ use crate::worker::{Call, Worker};
 use super::No;
 use super::configuration::{Configuration, Mistake};
 use super::lists::Lists;
+use super::ocsp::Ocsp;
 use super::path::{Paths, Revocation, is_for};
 use super::subject::attributes;
 use super::template::Template;
@@ -26,12 +27,13 @@ pub struct Accepted {
     pub complaint: Option<String>,
 }
 
-/// The checker of certificates: anchors, templates and revocation lists of one configuration.
+/// The checker of certificates: anchors, templates, revocation lists and responders of one configuration.
 pub struct Certificates {
     paths: Paths,
     templates: Vec<Template>,
     lists: Lists,
     crl_required: bool,
+    ocsp: Option<Ocsp>,
     holds: u32,
     threads: usize,
 }
@@ -48,6 +50,7 @@ impl Certificates {
             templates: configuration.templates.clone(),
             lists: Lists::read(&configuration.crls)?,
             crl_required: configuration.crl_required,
+            ocsp: configuration.ocsp.as_ref().map(Ocsp::new),
             holds: configuration.holds,
             threads: configuration.threads,
         })
@@ -77,7 +80,8 @@ impl Certificates {
             required: self.crl_required,
         };
         let certificates = &question.cert_list;
-        self.paths
+        let issuer = self
+            .paths
             .find(certificates, question.time, question.role, &revocation)?;
         let Some(leaf) = certificates.first() else {
             return Err(No::unanswered("no certificate in the question"));
@@ -87,6 +91,11 @@ impl Certificates {
         }
         let peer_name = peer_name(leaf)?;
         self.matched(leaf)?;
+        // Last, and only for those who would come in: nobody makes this ask who is nobody here.
+        if let Some(ocsp) = &self.ocsp {
+            let stapled = question.ocsp_response.as_deref();
+            ocsp.check(leaf, &issuer, stapled, question.time)?;
+        }
         Ok(Accepted {
             peer_name,
             complaint: current.complaint,

@@ -4,9 +4,11 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::ocsp::{Method, Nonce, Settings, is_address};
 use super::template::{Template, Unreadable};
 
 /// Bytes of the largest configuration.
@@ -75,6 +77,45 @@ struct Written {
     crl_required: bool,
     holds: Option<u32>,
     threads: Option<u32>,
+    ocsp: Option<WrittenOcsp>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenOcsp {
+    responder: Option<String>,
+    #[serde(default)]
+    method: Method,
+    #[serde(default)]
+    nonce: Nonce,
+    timeout_ms: Option<u32>,
+    pause_ms: Option<u32>,
+    skew: Option<u32>,
+    cache: Option<u32>,
+    required: Option<bool>,
+}
+
+impl From<WrittenOcsp> for Settings {
+    fn from(written: WrittenOcsp) -> Self {
+        let default = Self::default();
+        let milliseconds = |number: Option<u32>, default| match number {
+            Some(number) => Duration::from_millis(number.into()),
+            None => default,
+        };
+        Self {
+            responder: written.responder,
+            method: written.method,
+            nonce: written.nonce,
+            timeout: milliseconds(written.timeout_ms, default.timeout),
+            pause: milliseconds(written.pause_ms, default.pause),
+            skew: match written.skew {
+                Some(skew) => Duration::from_secs(skew.into()),
+                None => default.skew,
+            },
+            cache: written.cache.map_or(default.cache, |cache| cache as usize),
+            required: written.required.unwrap_or(default.required),
+        }
+    }
 }
 
 /// What `certificates` is told.
@@ -94,6 +135,8 @@ pub struct Configuration {
     pub holds: u32,
     /// Questions it answers at the same time, 1 to 64.
     pub threads: usize,
+    /// How responders are asked; none: they are not.
+    pub ocsp: Option<Settings>,
 }
 
 impl Configuration {
@@ -107,6 +150,7 @@ impl Configuration {
             crl_required: false,
             holds: 1024,
             threads: 4,
+            ocsp: None,
         }
     }
 
@@ -146,6 +190,7 @@ impl Configuration {
         if let Some(threads) = written.threads {
             configuration.threads = threads as usize;
         }
+        configuration.ocsp = written.ocsp.map(Into::into);
         configuration.check()?;
         Ok(configuration)
     }
@@ -166,6 +211,28 @@ impl Configuration {
         ];
         if let Some((_, key, what)) = limits.into_iter().find(|(within, ..)| !within) {
             return Err(Mistake::Limits(key, what));
+        }
+        if let Some(ocsp) = &self.ocsp {
+            let second = Duration::from_secs(1);
+            let responder = ocsp.responder.as_deref().is_none_or(is_address);
+            let limits = [
+                (
+                    responder,
+                    "ocsp.responder",
+                    "an address http://..., at most 1024 bytes",
+                ),
+                (
+                    (second / 10..=second * 60).contains(&ocsp.timeout),
+                    "ocsp.timeout_ms",
+                    "100 to 60000",
+                ),
+                (ocsp.pause <= second * 60, "ocsp.pause_ms", "0 to 60000"),
+                (ocsp.skew <= second * 86_400, "ocsp.skew", "0 to 86400"),
+                (ocsp.cache <= 65_536, "ocsp.cache", "0 to 65536"),
+            ];
+            if let Some((_, key, what)) = limits.into_iter().find(|(within, ..)| !within) {
+                return Err(Mistake::Limits(key, what));
+            }
         }
         let mut paths = self.anchors.iter().chain(&self.crls);
         match paths.find(|path| !path.is_absolute()) {

@@ -1,7 +1,7 @@
 //! The exit workers that come with the program (`spec/builtin.md`): `baton exit worker NAME`.
 //!
 //! [`Certificates`] answers `check-cert-list`: the path to an anchor, the subject against
-//! [`Template`]s, revocation by lists.
+//! [`Template`]s, revocation by lists and by asking a responder.
 //!
 //! Invariants: what the question holds is a peer's, and is bounded before work is done with it; a
 //! peer is accepted in one place only, after all checks; what could not be found out is a return
@@ -14,6 +14,7 @@
 mod certificates;
 mod configuration;
 mod lists;
+mod ocsp;
 mod path;
 mod subject;
 mod template;
@@ -22,6 +23,7 @@ mod tests;
 
 pub use certificates::{Accepted, Certificates};
 pub use configuration::{Configuration, Mistake};
+pub use ocsp::{Method, Nonce, Settings as OcspSettings};
 pub use template::{Template, Unreadable};
 
 use crate::exit::Reason;

@@ -229,6 +229,24 @@ fn a_mistake_of_the_configuration_is_named() {
         let said = said(text.as_bytes());
         assert!(said.contains(expected), "{text:.40}: {said}");
     }
+    for (line, expected) in [
+        (
+            "responder = \"https://a/\"",
+            "ocsp.responder is to be an address http://",
+        ),
+        ("timeout_ms = 99", "ocsp.timeout_ms is to be 100 to 60000"),
+        ("pause_ms = 60001", "ocsp.pause_ms is to be 0 to 60000"),
+        ("skew = 86401", "ocsp.skew is to be 0 to 86400"),
+        ("cache = 65537", "ocsp.cache is to be 0 to 65536"),
+        ("method = \"put\"", "line 3: unknown variant `put`"),
+        ("nonce = true", "line 3: "),
+        ("timeout = 1", "line 3: unknown field `timeout`"),
+    ] {
+        let said = said(format!("anchors = [\"/a\"]\n[ocsp]\n{line}\n").as_bytes());
+        assert!(said.contains(expected), "{line}: {said}");
+    }
+    let example = include_bytes!("../../examples/certificates.toml");
+    assert_eq!(said(example), "");
     assert!(said(b"\xff").contains("certificates.toml: not UTF-8"));
     assert_eq!(said(b"anchors = [\"/a\"]"), "");
     let missing = Configuration::read(&folder.path().join("none")).unwrap_err();
