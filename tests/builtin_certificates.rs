@@ -47,8 +47,7 @@ fn a_path_of_several_authorities_is_found_in_any_order() {
     );
     let odd = root.leaf(&named("a\0b\nc,O=evil\u{202e}"));
     let expected = "yes CN=a\\00b\\0ac\\,O=evil\\e2\\80\\ae";
-    let answer = said(&checker.check(&question(&[&odd])));
-    assert!(answer == expected || answer == "unsupported", "{answer}");
+    assert_eq!(said(&checker.check(&question(&[&odd]))), expected);
     // An empty list never reaches a checker from a pool, and is no answer.
     assert_eq!(said(&checker.check(&question(&[]))), "-1");
 }
@@ -86,11 +85,7 @@ fn each_refusal_has_its_reason() {
 
     let mut altered = good.clone();
     *altered.last_mut().unwrap() ^= 1;
-    let altered = ask(&[&altered]);
-    assert!(
-        ["bad-signature", "decoding-error"].contains(&&*altered),
-        "{altered}"
-    );
+    assert_eq!(ask(&[&altered]), "bad-signature");
     let impostor = Authority::root("root");
     assert_eq!(ask(&[&impostor.leaf(&named("leaf"))]), "bad-signature");
 
@@ -290,10 +285,7 @@ fn hostile_chains_are_refused_within_bounds() {
     let mut list: Vec<&[u8]> = vec![&leaf];
     list.extend(ring.iter().map(|authority| &*authority.der));
     let answer = ask(&list);
-    assert!(
-        ["unknown-ca", "chain-too-long"].contains(&&*answer),
-        "{answer}"
-    );
+    assert_eq!(answer, "chain-too-long");
 
     // Keys of 16,384 bits.
     let modulus = [&[0, 0xff][..], &[0xfd; 2047]].concat();
@@ -362,10 +354,7 @@ fn names_of_every_kind_fit_or_do_not() {
     ] {
         for checker in [&any, &good] {
             let answer = ask(checker, &root.leaf(&named(name)));
-            assert!(
-                ["no-matching-template", "unsupported"].contains(&&*answer),
-                "{name:?}: {answer}"
-            );
+            assert_eq!(answer, "no-matching-template", "{name:?}");
         }
     }
     // Bytes that are no characters, under the root's own signature.
@@ -374,10 +363,7 @@ fn names_of_every_kind_fit_or_do_not() {
     for bytes in [b"good \xff\xfe\x80\x81", b"good\xc0\xaenam"] {
         let forged = forged(&leaf, b"good name", bytes, key);
         let answer = ask(&any, &forged);
-        assert!(
-            ["no-matching-template", "unsupported", "decoding-error"].contains(&&*answer),
-            "{answer}"
-        );
+        assert_eq!(answer, "no-matching-template");
     }
     // The same bytes under the tag of another string.
     let printable = forged(&leaf, b"\x0c\x09good", b"\x13\x09good", key);
