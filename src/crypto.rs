@@ -268,6 +268,14 @@ pub fn exporter(
     zeroize::Zeroize::zeroize(derived);
 }
 
+/// SHA-1: names things for protocols that know no other, and proves nothing.
+pub fn sha1(bytes: &[u8]) -> [u8; 20] {
+    let mut out = [0; 20];
+    let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, bytes);
+    out.copy_from_slice(hash.as_ref());
+    out
+}
+
 /// SHA-256 of the pieces, one after the other.
 pub fn sha256(pieces: &[&[u8]]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);

@@ -65,6 +65,9 @@ pub mod succession;
 pub mod channel;
 // Exit workers: the lines they read and write, and a worker in ten lines of Rust.
 pub mod worker;
+// The exit workers that come with the program.
+#[cfg(feature = "cli")]
+pub mod builtin;
 // Questions for exit workers, and the processes that answer them.
 pub mod pool;
 // Many handshakes and sessions at once: start, and wait at the completion port.

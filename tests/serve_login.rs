@@ -170,6 +170,36 @@ fn a_password_lets_in_its_user_and_no_other() {
     );
 }
 
+//= proves spec/passwords.md#file
+#[test]
+fn a_hash_lets_in_its_user_and_no_other() {
+    let (file, path) = with_passwords("bob:clear\n", 0o600);
+    let mut passwd = Command::new("sh");
+    passwd.args(["-c", "echo 'open sesame' | \"$0\" passwd \"$1\" alice"]);
+    passwd.args([env!("CARGO_BIN_EXE_baton"), &path]);
+    assert!(passwd.status().unwrap().success());
+    let text = fs::read_to_string(&path).unwrap();
+    let serving = Serving::start(&[&["--password-file", &path][..], &WHO].concat());
+    let (output, errors, code) = log_in(&serving, "alice", "open sesame", &[]);
+    assert_eq!((&*output, code), ("user=alice\n", Some(0)), "{errors}");
+    let hash = text.lines().nth(1).unwrap().strip_prefix("alice:").unwrap();
+    for (user, password) in [
+        ("alice", "open sesam"),
+        ("alice", hash),
+        ("carol", "open sesame"),
+    ] {
+        let (output, errors, code) = log_in(&serving, user, password, &[]);
+        assert_eq!((output.as_str(), code), ("", Some(1)), "{user}: {errors}");
+    }
+    let (_, log) = serving.stop();
+    assert!(
+        log.iter()
+            .any(|line| line.contains("1 of 2 passwords in clear")),
+        "{log:#?}"
+    );
+    drop(file);
+}
+
 #[test]
 fn a_certificate_needs_no_password() {
     let (_file, path) = with_passwords("alice:secret\n", 0o600);

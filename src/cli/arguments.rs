@@ -36,6 +36,8 @@ pub enum Command {
     Top(Top),
     /// Print what an interprocess token shows to anyone: version, key id, nonce and size.
     Token(Token),
+    /// Change a password file, or look whether a password is the one in it.
+    Passwd(Passwd),
     /// Ask an exit worker, or find out whether a program is one.
     #[command(subcommand)]
     Exit(Exit),
@@ -101,9 +103,9 @@ pub struct Serve {
     /// The server's private key, PEM.
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
-    /// Let in by password (message framing): a line NAME:PASSWORD for each user.
+    /// Let in by password (message framing), as baton passwd writes them.
     ///
-    /// The file must have mode 0600. Who shows a good certificate needs no password.
+    /// A line for each user, NAME: and a hash of argon2id. The file must have mode 0600. Who shows a good certificate needs no password.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// Whose the processes are, and how much there may be.
@@ -279,6 +281,31 @@ pub struct Token {
     pub file: PathBuf,
 }
 
+/// `baton passwd`.
+#[derive(Debug, Args)]
+#[command(after_help = PASSWD_HELP)]
+pub struct Passwd {
+    /// The file; it is made where there is none.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The user whose password is set.
+    #[arg(value_name = "USER", required_unless_present = "check")]
+    pub user: Option<String>,
+    /// Say whether a password is the user's; without a user, whether the file is good.
+    #[arg(long)]
+    pub check: bool,
+    /// Remove the user.
+    #[arg(long, requires = "user", conflicts_with = "check")]
+    pub delete: bool,
+}
+
+const PASSWD_HELP: &str = "\
+The password is asked for on the terminal, or is the first line of standard input. The file holds a hash of
+argon2id for each user, has mode 0600, and is replaced as a whole: serve --password-file reads it at start
+and with SIGHUP.
+
+Exit codes: 0 done, 1 failed (standard error says why), 2 wrong usage.";
+
 /// `baton exit`.
 #[derive(Debug, Subcommand)]
 pub enum Exit {
@@ -288,6 +315,9 @@ pub enum Exit {
     /// Tell whether a program does what spec/exits.md says of workers, and name each fault.
     #[command(after_help = EXIT_WORKERS)]
     Check(ExitCheck),
+    /// Be an exit worker that comes with the program: a server starts it with these words.
+    #[command(after_help = BUILT_IN)]
+    Worker(ExitWorker),
 }
 
 const EXIT_WORKERS: &str = "\
@@ -329,6 +359,32 @@ pub struct ExitCheck {
     /// The worker's program and its arguments.
     #[arg(value_names = ["PROGRAM", "ARGS"], num_args = 1.., required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub program: Vec<OsString>,
+}
+
+const BUILT_IN: &str = "\
+certificates answers check-cert-list: a path to trusted authorities, templates of subjects, revocation.
+
+Exit codes: 0 done, 1 failed (standard error says why), 2 wrong usage.";
+
+/// The exit workers that come with the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BuiltIn {
+    /// Whether a peer's certificates are good.
+    Certificates,
+}
+
+/// `baton exit worker`.
+#[derive(Debug, Args)]
+pub struct ExitWorker {
+    /// Which one: certificates.
+    #[arg(value_name = "NAME", value_enum, hide_possible_values = true)]
+    pub name: BuiltIn,
+    /// What it is told: a TOML file, by an absolute path.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Name a mistake of the configuration, and do nothing else.
+    #[arg(long)]
+    pub check: bool,
 }
 
 fn point(name: &str) -> Result<Point, String> {
@@ -385,6 +441,12 @@ mod tests {
             "baton top --every 0",
             "baton token",
             "baton token a b",
+            "baton passwd",
+            "baton passwd file",
+            "baton passwd file --delete",
+            "baton passwd file user --check --delete",
+            "baton exit worker certificates",
+            "baton exit worker none --config a.toml",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -11,6 +11,7 @@ mod manual;
 pub mod metrics;
 mod naming;
 pub mod operator;
+pub mod passwd;
 pub mod serve;
 pub mod sessions;
 pub mod terminal;
@@ -57,6 +58,8 @@ pub fn main() -> ExitCode {
         Command::Top(top) => ended(top::run(&top)),
         Command::Exit(Exit::Call(call)) => ended(exit::call(&call)),
         Command::Exit(Exit::Check(check)) => ended(exit::check(&check)),
+        Command::Exit(Exit::Worker(worker)) => ended(exit::worker::run(&worker)),
+        Command::Passwd(passwd) => ended(passwd::run(&passwd)),
         Command::Token(token) => {
             let name = token.file.display();
             ended(token::run(&token.file).map_err(|error| format!("{name}: {error}")))

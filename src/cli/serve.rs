@@ -351,6 +351,15 @@ fn policy(
     }
     if let Some(path) = &options.password_file {
         let file = passwords::File::read(path).map_err(Error::Passwords)?;
+        //= spec/passwords.md#file
+        if file.in_clear() > 0 {
+            log::line(format_args!(
+                "{}: {} of {} passwords in clear: baton passwd makes hashes of them",
+                path.display(),
+                file.in_clear(),
+                file.users()
+            ));
+        }
         builder = builder.passwords(Arc::new(file), ATTEMPTS);
     }
     let config = builder

@@ -1,6 +1,7 @@
 //! `baton exit`: a question for an exit worker, and the proof that a program is one.
 
 mod conformance;
+pub mod worker;
 
 use std::ffi::OsString;
 use std::fmt;
