@@ -65,10 +65,15 @@ impl Lines {
         Ok(count)
     }
 
-    fn make_space(&mut self) {
+    /// Wipes what was handed out.
+    fn wipe(&mut self) {
         // The buffer is still in use, so this is not left out.
         self.buffer[self.wiped..self.begin].fill(0);
         self.wiped = self.begin;
+    }
+
+    fn make_space(&mut self) {
+        self.wipe();
         if self.begin == self.end {
             (self.wiped, self.begin, self.searched, self.end) = (0, 0, 0, 0);
         } else if self.end == self.buffer.len() {
@@ -109,6 +114,8 @@ impl Lines {
                 Ok(Some(line))
             }
             None => {
+                // Who hands out no more has had all that was handed out read.
+                self.wipe();
                 self.searched = self.end;
                 match self.end - self.begin >= self.limit {
                     true => Err(TooLong),
@@ -126,6 +133,7 @@ impl Lines {
     /// Forgets what is there of a line that has not ended.
     pub fn skip_rest(&mut self) {
         (self.begin, self.searched) = (self.end, self.end);
+        self.wipe();
     }
 }
 

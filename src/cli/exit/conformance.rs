@@ -111,7 +111,9 @@ impl Candidate {
     fn kill(&mut self) {
         // One that has ended is no error.
         let _ = self.child.kill_group(Signal::KILL);
-        let _ = self.child.wait();
+        // It may have left its group.
+        let _ = self.child.kill(Signal::KILL);
+        let _ = self.child.wait_until(Instant::now() + self.deadline);
     }
 
     /// Waits for a descriptor, no longer than until then. Answers whether it is ready.
@@ -278,13 +280,7 @@ impl Candidate {
 
     fn ended(&mut self) -> Checked<ExitStatus> {
         let by = Instant::now() + self.deadline;
-        if let Some(pidfd) = self.child.pidfd() {
-            let pidfd = pidfd
-                .try_clone_to_owned()
-                .map_err(|error| Fault("end", error.to_string()))?;
-            Self::wait(&pidfd, PollFlags::IN, by);
-        }
-        match self.child.try_wait() {
+        match self.child.wait_until(by) {
             Ok(Some(status)) => Ok(status),
             Ok(None) => fault("end", "it does not end"),
             Err(error) => fault("end", error.to_string()),

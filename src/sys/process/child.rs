@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, Signal, WaitOptions, kill_process, kill_process_group, pidfd_send_signal, waitpid,
@@ -123,6 +125,24 @@ impl Child {
                 return Ok(status);
             }
         }
+    }
+
+    /// Waits until it has ended, no longer than until then; none when it has not. Without a descriptor
+    /// of the process it is only looked at.
+    pub fn wait_until(&mut self, by: Instant) -> io::Result<Option<ExitStatus>> {
+        while let (None, Some(pidfd)) = (self.status, &self.pidfd) {
+            let left = by.saturating_duration_since(Instant::now());
+            let left = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)) {
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => break,
+            }
+        }
+        self.try_wait()
     }
 
     /// How it ended, if it has.
