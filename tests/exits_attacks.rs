@@ -294,3 +294,94 @@ fn times_that_cannot_be_added_are_refused() {
         assert!(Pool::new(configuration, Box::new(|_, _| ())).is_err());
     }
 }
+
+//= proves spec/exits.md#failures X3
+#[test]
+fn what_a_worker_has_forked_is_killed_also_when_others_waited_for_the_worker() {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut parts = release.split('.').map(|part| part.parse().unwrap_or(0));
+    if (parts.next(), parts.next()) < (Some(6), Some(9)) {
+        println!("skipped: before Linux 6.9 a group cannot be told from a later one");
+        return;
+    }
+    let text = "sleep 300 & echo child $! >&2; hello 1; question; good; exit 5";
+    let mut driven = Driven::new(script(text));
+    driven.logged("child ");
+    let line = driven
+        .log
+        .borrow()
+        .iter()
+        .find(|line| line.contains("child "))
+        .cloned()
+        .unwrap();
+    let child: u32 = line.rsplit(' ').next().unwrap().parse().unwrap();
+    let child = baton::sys::process::open_pidfd(child).unwrap().unwrap();
+    let (_, _, process, _) = driven.pool.workers().next().unwrap();
+    driven.whole(1);
+    driven.ask(session(1), init(), 1);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(process).unwrap());
+    let options = rustix::process::WaitOptions::empty();
+    let (_, status) = rustix::process::waitpid(pid, options).unwrap().unwrap();
+    let status = std::os::unix::process::ExitStatusExt::from_raw(status.as_raw());
+    assert!(driven.pool.was_waited_for(process, status));
+    let flags = rustix::event::PollFlags::IN;
+    let mut fds = [rustix::event::PollFd::new(&child, flags)];
+    let patience = rustix::event::Timespec {
+        tv_sec: 60,
+        tv_nsec: 0,
+    };
+    assert_eq!(rustix::event::poll(&mut fds, Some(&patience)).unwrap(), 1);
+}
+
+/// Is traced by a child that has left its group: when it dies, only that child is told.
+const TRACED: &str = "import ctypes, os, sys, time
+c = ctypes.CDLL(None, use_errno=True)
+c.prctl(0x59616d61, ctypes.c_ulong(-1 & (2**64 - 1)), 0, 0, 0)
+r, w = os.pipe()
+worker = os.getpid()
+if os.fork() == 0:
+    os.setsid()
+    good = c.ptrace(0x4206, worker, None, None) == 0
+    print('tracer', os.getpid() if good else 'none', file=sys.stderr, flush=True)
+    os.write(w, b'x')
+    time.sleep(300)
+os.read(r, 1)
+print('{\"type\":\"hello\",\"version\":1,\"families\":[\"tls\"]}', flush=True)
+sys.stdin.readline()
+sys.stdin.readline()
+os._exit(3)
+";
+
+//= proves spec/exits.md#failures X3
+#[test]
+fn a_worker_whose_end_a_debugger_keeps_is_seen_to_have_ended() {
+    let Some(python) = python() else { return };
+    let mut configuration = Configuration::new("test", python);
+    configuration.arguments = vec!["-c".into(), TRACED.into()];
+    configuration.grace = Duration::from_millis(200);
+    let mut driven = Driven::new(configuration);
+    driven.logged("tracer ");
+    let line = driven
+        .log
+        .borrow()
+        .iter()
+        .find(|line| line.contains("tracer "))
+        .cloned()
+        .unwrap();
+    let Ok(tracer) = line.rsplit(' ').next().unwrap().parse::<i32>() else {
+        println!("skipped: no process may trace here");
+        return;
+    };
+    let begin = Instant::now();
+    assert_eq!(driven.call(session(1), init()), "-1 died");
+    let mut turns = 0;
+    driven.pool.end();
+    while begin.elapsed() < Duration::from_secs(2) {
+        driven.pool.turn(Some(Duration::from_millis(500))).unwrap();
+        turns += 1;
+    }
+    assert!(turns < 100, "{turns}");
+    let tracer = rustix::process::Pid::from_raw(tracer).unwrap();
+    rustix::process::kill_process(tracer, rustix::process::Signal::KILL).unwrap();
+    driven.until("it has ended", |driven| driven.pool.is_over());
+}

@@ -264,6 +264,8 @@ impl Pool {
             return false;
         };
         worker.child.was_waited_for(status);
+        // Where the kernel cannot, what it has forked is left: another group may have its number.
+        let _ = worker.child.kill_rest_of_group(Signal::KILL);
         self.ended(number);
         true
     }

@@ -142,3 +142,25 @@ impl Drop for Lines {
         self.buffer.zeroize();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Also while nothing more comes.
+    #[test]
+    fn what_was_read_is_wiped_once_there_is_no_more() {
+        let mut lines = Lines::new(1024);
+        let mut source = &b"a context\nanother\nand th"[..];
+        lines
+            .fill(|space| io::Read::read(&mut source, space))
+            .unwrap();
+        assert_eq!(lines.next(), Ok(Some(&b"a context"[..])));
+        assert_eq!(lines.next(), Ok(Some(&b"another"[..])));
+        assert_eq!(lines.next(), Ok(None));
+        assert!(lines.buffer[..18].iter().all(|byte| *byte == 0));
+        assert_eq!(lines.rest(), b"and th");
+        lines.skip_rest();
+        assert!(lines.buffer.iter().all(|byte| *byte == 0));
+    }
+}

@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use zeroize::Zeroize;
+
 use crate::exit::{
     Answer, Failure, Family, LARGEST, LINE_LIMIT, Output, Point, Question, Reason, Reply,
     ReturnCode, SessionIdentifier, Status, Unfit, UserContext, Verdict,
@@ -442,6 +444,7 @@ fn finish(
         false => written,
     };
     if written.is_err() {
+        out[begin..].zeroize();
         out.truncate(begin);
     }
     written

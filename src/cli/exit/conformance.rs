@@ -425,7 +425,12 @@ fn many_sessions(candidate: &mut Candidate) -> Checked {
 fn longest(candidate: &mut Candidate) -> Checked {
     let hello = candidate.hello()?;
     if points(&hello).any(|point| point == Point::CheckCertList) {
-        let _ = candidate.ask(session(1), check_of(vec![vec![0x30; 65_536]; 2]))?;
+        // With the longest user context, too, of every byte there is.
+        let bytes = (0..=u8::MAX).cycle().take(UserContext::LIMIT).collect();
+        let context = UserContext::new(bytes).unwrap_or_default();
+        let mut question = check_of(vec![vec![0x30; 65_536]; 2]);
+        let (number, line) = candidate.write(session(1), &context, &mut question);
+        let _ = candidate.ask_line(number, &line, session(1), Point::CheckCertList)?;
         let _ = candidate.ask(session(1), sample(Point::SessionEnd))?;
     }
     Ok(())
