@@ -2,11 +2,15 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::exit::Family;
 use crate::sys::process::Bounds;
+
+/// What a deadline may be: what a line can tell, and what can be added to a time.
+const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
 
 /// The workers of one program.
 #[derive(Clone, Debug)]
@@ -28,6 +32,7 @@ pub struct Configuration {
     /// Sessions one worker is given at once, at most; it may say fewer itself.
     pub holds: u32,
     /// By when a question is answered, from when it was written; and how long one waits for a worker.
+    /// One millisecond to one day, as each deadline.
     pub deadline: Duration,
     /// By when a worker has said hello.
     pub start_deadline: Duration,
@@ -101,8 +106,12 @@ impl Configuration {
                 "a worker holds 1 to 65536 sessions",
             ),
             (
-                self.deadline.is_zero() || self.start_deadline.is_zero(),
-                "a deadline is not zero",
+                !TIMES.contains(&self.deadline) || !TIMES.contains(&self.start_deadline),
+                "a deadline is one millisecond to one day",
+            ),
+            (
+                self.grace > *TIMES.end(),
+                "a grace period is at most one day",
             ),
             (
                 self.low_water >= self.high_water,

@@ -8,7 +8,7 @@ use zeroize::Zeroize;
 use crate::exit::{
     Answer, Failure, Point, Question, Reply, SessionIdentifier, UserContext, Verdict,
 };
-use crate::worker::{write_cancel, write_question};
+use crate::worker::{question_room, write_cancel, write_question};
 
 use super::process::Stage;
 use super::said::escaped;
@@ -16,6 +16,8 @@ use super::{Completion, Event, Pool};
 
 /// Questions of one session that wait for the one before them.
 const MOST_OF_SESSION: usize = 16;
+/// Entries of calls that are past, in a list of deadlines, that are not worth the search.
+const MANY_PAST: usize = 64;
 
 /// A question that is not completed.
 pub(super) struct Call {
@@ -66,11 +68,12 @@ impl Pool {
         mut question: Question,
         tag: u64,
     ) -> u64 {
+        self.is_a_copy();
         self.numbers += 1;
         self.counters.asked += 1;
         let number = self.numbers;
-        let now = Instant::now();
-        let mut line = Vec::with_capacity(room(&question));
+        // In one place: a line that grows leaves a copy of its user context behind.
+        let mut line = Vec::with_capacity(question_room(&mut question));
         let written = write_question(&mut line, number, session, context, &mut question);
         let point = question.point();
         let call = Call {
@@ -78,7 +81,7 @@ impl Pool {
             session,
             point,
             line,
-            since: now,
+            since: Instant::now(),
             worker: None,
             cancelled: false,
         };
@@ -93,12 +96,12 @@ impl Pool {
             (None, Ok(())) => None,
         };
         if let Some(failure) = refused {
-            self.fail_call(number, failure);
+            self.not_asked(number, failure);
             return number;
         }
         if entry.current.is_some() {
             if entry.next.len() == MOST_OF_SESSION {
-                self.fail_call(number, Failure::Overloaded);
+                self.not_asked(number, Failure::Overloaded);
                 return number;
             }
             // It waits as long as the one before it.
@@ -115,9 +118,7 @@ impl Pool {
                     self.fail_call(number, Failure::Overloaded);
                 }
                 _ => {
-                    self.queue.push_back(number);
-                    self.waiting
-                        .push_back((now + self.configuration.deadline, number));
+                    self.wait(number);
                     self.mark();
                     self.staff();
                 }
@@ -129,6 +130,7 @@ impl Pool {
     /// Nobody waits for this question any more: it is not completed. One that is completed already is
     /// not touched.
     pub fn cancel(&mut self, number: u64) {
+        self.is_a_copy();
         let Some(call) = self.calls.get_mut(&number) else {
             return;
         };
@@ -165,6 +167,7 @@ impl Pool {
     /// There is no such session any more, and no `session-end` was or will be asked. Its questions are
     /// cancelled.
     pub fn forget(&mut self, session: SessionIdentifier) {
+        self.is_a_copy();
         let Some(entry) = self.sessions.get_mut(&session) else {
             return;
         };
@@ -177,6 +180,31 @@ impl Pool {
             self.cancel(number);
         }
         self.go_on(session);
+        // Whom it made room for is not to wait for something else to happen.
+        self.dispatch();
+    }
+
+    /// A question that is refused before it is asked. Its session may have been a worker's last.
+    fn not_asked(&mut self, number: u64, failure: Failure) {
+        let session = self.calls.get(&number).map(|call| call.session);
+        let entry = session.and_then(|session| self.sessions.get(&session));
+        let holder = entry.and_then(|entry| entry.worker);
+        self.fail_call(number, failure);
+        if let Some(worker) = holder {
+            self.recycle(worker);
+        }
+    }
+
+    /// Puts a first question behind those that wait.
+    fn wait(&mut self, number: u64) {
+        self.queue.push_back(number);
+        let by = Instant::now() + self.configuration.deadline;
+        self.waiting.push_back((by, number));
+        if self.waiting.len() > 2 * self.queue.len() + MANY_PAST {
+            let calls = &self.calls;
+            self.waiting
+                .retain(|(_, number)| calls.get(number).is_some_and(|call| call.worker.is_none()));
+        }
     }
 
     /// The worker for a new session.
@@ -229,7 +257,7 @@ impl Pool {
             return;
         };
         if !worker.families.contains(&call.point.family()) {
-            self.fail_call(number, Failure::NotServed);
+            self.not_asked(number, Failure::NotServed);
             return;
         }
         call.worker = Some(to);
@@ -238,6 +266,10 @@ impl Pool {
         worker.send(std::mem::take(&mut call.line), &self.poller);
         let by = Instant::now() + self.configuration.deadline;
         self.asked.push_back((by, number));
+        if self.asked.len() > 2 * self.calls.len() + MANY_PAST {
+            let calls = &self.calls;
+            self.asked.retain(|(_, number)| calls.contains_key(number));
+        }
     }
 
     /// An answer that belongs to this question.
@@ -245,6 +277,16 @@ impl Pool {
         let Some(call) = self.calls.remove(&number) else {
             return;
         };
+        let entry = self.sessions.get(&call.session);
+        let failed = entry.is_none_or(|entry| entry.failed.is_some());
+        self.post(
+            &call,
+            match failed {
+                // A further question of the session has failed meanwhile.
+                true => Failure::Ended.into(),
+                false => reply,
+            },
+        );
         let ends = call.point.ends_session();
         if let Some(id) = call.worker
             && let Some(worker) = self.workers.get_mut(&id)
@@ -252,7 +294,7 @@ impl Pool {
             worker.asked -= 1;
             worker.answered += 1;
             self.brief = 0;
-            if ends {
+            if ends || failed {
                 worker.sessions.remove(&call.session);
             }
         }
@@ -261,11 +303,13 @@ impl Pool {
             false => {
                 if let Some(entry) = self.sessions.get_mut(&call.session) {
                     entry.current = None;
+                    if failed {
+                        entry.worker = None;
+                    }
                 }
                 self.go_on(call.session);
             }
         }
-        self.post(&call, reply);
     }
 
     /// The next question of a session, or its end where nobody knows it.
@@ -285,9 +329,7 @@ impl Pool {
             // Only a session without a worker loses its first question.
             (Some(number), None) => {
                 entry.current = Some(number);
-                self.queue.push_back(number);
-                let by = Instant::now() + self.configuration.deadline;
-                self.waiting.push_back((by, number));
+                self.wait(number);
             }
             (None, worker) if entry.forgotten || worker.is_none() && entry.failed.is_none() => {
                 self.end_session(session);
@@ -329,21 +371,34 @@ impl Pool {
         if entry.current == Some(number) {
             entry.current = None;
         }
-        let forgotten = entry.forgotten;
+        let ends = call.point.ends_session() || entry.forgotten;
+        // One that a worker is asked stays with it, and the session with it, until it has answered.
+        let current = entry.current;
+        let is_asked = |number: &u64| self.calls.get(number).is_some_and(|it| it.worker.is_some());
+        let waiting = match current.is_some_and(|current| is_asked(&current)) {
+            true => {
+                entry.forgotten |= ends;
+                None
+            }
+            false => {
+                let holder = entry.worker.take();
+                if let Some(worker) = holder.and_then(|worker| self.workers.get_mut(&worker)) {
+                    worker.sessions.remove(&session);
+                }
+                current
+            }
+        };
         let further = std::mem::take(&mut entry.next);
-        let holder = entry.worker.take();
-        if let Some(worker) = holder.and_then(|worker| self.workers.get_mut(&worker)) {
-            worker.sessions.remove(&session);
-        }
         if let Some(worker) = call.worker.and_then(|worker| self.workers.get_mut(&worker)) {
             worker.asked -= 1;
         }
-        if call.point.ends_session() || forgotten {
-            self.sessions.remove(&session);
-        }
         self.post(&call, failure.into());
-        for number in further {
+        for number in waiting.into_iter().chain(further) {
             self.fail_call(number, Failure::Ended);
+        }
+        let over = |entry: &Session| entry.current.is_none() && (ends || entry.forgotten);
+        if self.sessions.get(&session).is_some_and(over) {
+            self.sessions.remove(&session);
         }
     }
 
@@ -483,10 +538,11 @@ impl Pool {
             return;
         };
         worker.late.insert(number);
-        if worker.sessions.is_empty() || recycling >= self.configuration.maximum {
+        let is_new = matches!(worker.stage, Stage::Serving);
+        if worker.sessions.is_empty() || is_new && recycling >= self.configuration.maximum {
             let text = format_args!("it did not answer in time");
             self.fail_worker(id, Failure::Hung, text);
-        } else if matches!(worker.stage, Stage::Serving) {
+        } else if is_new {
             worker.stage = Stage::Recycling;
             self.counters.recycled += 1;
             self.say(
@@ -495,21 +551,4 @@ impl Pool {
             );
         }
     }
-}
-
-/// About what a question takes when it is written, so that it is written in one place.
-fn room(question: &Question) -> usize {
-    let long = match question {
-        Question::CheckCertList(question) => {
-            let certificates: usize = question.cert_list.iter().map(Vec::len).sum();
-            certificates + question.ocsp_response.as_ref().map_or(0, Vec::len)
-        }
-        Question::BuildCaDnList(question) => question.ca_dn_list.iter().map(Vec::len).sum(),
-        Question::GetCertList(question) => question.ca_dn_list.iter().map(Vec::len).sum(),
-        Question::Computation(question) => question.data.len(),
-        Question::SetServerPublicKey(question) => question.public_key.len(),
-        _ => 0,
-    };
-    // User context, and base64; the rest are few fields, and commas.
-    2048 + UserContext::LIMIT * 4 / 3 + long / 3 * 4 + 8 * 128
 }

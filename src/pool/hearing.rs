@@ -10,6 +10,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
 use crate::exit::{Failure, Family};
+use crate::sys::process::Signal;
 use crate::worker::{
     AnswerLine, FromWorker, Garbage, Hello, Lines, Refusal, VERSION, read_from_worker,
     write_accepted, write_refused,
@@ -24,6 +25,8 @@ const AT_ONCE: usize = 256 << 10;
 const SAID_AT_ONCE: usize = 16 << 10;
 /// Bytes read from the standard error of a worker that has ended: what a pipe holds.
 const LAST_WORDS: usize = 64 << 10;
+/// Bytes passed over of a worker that is to end: answers nobody waits for.
+const PASSED_OVER: usize = 1 << 20;
 
 /// What a line does to its worker.
 enum Fault {
@@ -77,6 +80,7 @@ impl Pool {
                 match lines.next() {
                     Ok(Some(line)) => self.line(number, line)?,
                     Ok(None) => break,
+                    Err(_) if self.is_ending(number) => lines.skip_rest(),
                     Err(_) => return self.too_long(number),
                 }
             }
@@ -101,6 +105,9 @@ impl Pool {
                 Ok(count @ 1..) => {
                     total += count;
                     drained = count < space;
+                    if self.is_ending(number) && self.passes_over(number, count) {
+                        return Ok(());
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Ok(0) | Err(_) => {
@@ -109,6 +116,27 @@ impl Pool {
                 }
             }
         }
+    }
+
+    fn is_ending(&self, number: u64) -> bool {
+        let worker = self.workers.get(&number);
+        worker.is_some_and(|worker| matches!(worker.stage, Stage::Ending(..)))
+    }
+
+    /// What one writes that is to end is read, so that it can. Answers whether it is too much: then
+    /// it waits, and is not waited for.
+    //= spec/exits.md#end
+    fn passes_over(&mut self, number: u64, count: usize) -> bool {
+        let Some(worker) = self.workers.get_mut(&number) else {
+            return true;
+        };
+        worker.ignored += count;
+        if worker.ignored > PASSED_OVER
+            && let Some(output) = &worker.output
+        {
+            let _ = epoll::delete(&self.poller, output);
+        }
+        worker.ignored > PASSED_OVER
     }
 
     fn too_long(&self, number: u64) -> Result<(), Fault> {
@@ -315,11 +343,20 @@ impl Pool {
             return;
         }
         // What it has forked goes with it. Not waited for, the group's number is still its own.
-        if worker.child.pidfd().is_some() {
-            worker.signal(crate::sys::process::Signal::KILL);
+        let is_over = worker.child.pidfd().is_some();
+        if is_over {
+            worker.signal(Signal::KILL);
         }
         if !matches!(worker.child.try_wait(), Ok(None)) {
             self.ended(number);
+        } else if is_over {
+            // A debugger has its end first. It is waited for now and then, and not heard any more.
+            if let Some(pidfd) = worker.child.pidfd() {
+                let _ = epoll::delete(&self.poller, pidfd);
+            }
+            if !matches!(worker.stage, Stage::Ending(..)) {
+                self.fail_worker(number, Failure::Died, format_args!("it has ended"));
+            }
         }
     }
 

@@ -68,7 +68,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags};
 
 use crate::exit::{Failure, Point, Reply, SessionIdentifier};
-use crate::sys::process::word;
+use crate::sys::process::{Signal, word};
 
 pub use configuration::{Configuration, Mistake};
 pub use counters::{Counters, LATENCIES};
@@ -107,6 +107,9 @@ pub struct Completion {
 
 /// Descriptors looked at in one turn.
 const EVENTS: usize = 64;
+/// How long workers that were killed are waited for when a pool is dropped: one that the kernel cannot
+/// end holds nobody up.
+const LAST: Duration = Duration::from_secs(5);
 
 /// The workers of one program, and what they are asked.
 pub struct Pool {
@@ -115,6 +118,8 @@ pub struct Pool {
     poller: OwnedFd,
     /// Of this process: a forked copy is nobody's pool.
     owner: u64,
+    /// Whether this is such a copy, and empty.
+    is_copied: bool,
     workers: BTreeMap<u64, Worker>,
     sessions: HashMap<SessionIdentifier, Session>,
     calls: HashMap<u64, Call>,
@@ -144,13 +149,17 @@ impl Pool {
     /// started is told to `log`, and tried again later.
     ///
     /// # Errors
-    /// The system's, of the descriptor to wait at.
+    /// The system's, of the descriptor to wait at; `InvalidInput` with the [`Mistake`] of the
+    /// configuration.
     pub fn new(configuration: Configuration, log: Log) -> io::Result<Self> {
+        let checked = configuration.check();
+        checked.map_err(|mistake| io::Error::new(io::ErrorKind::InvalidInput, mistake))?;
         let mut pool = Self {
             configuration,
             log,
             poller: epoll::create(CreateFlags::CLOEXEC)?,
             owner: word(),
+            is_copied: false,
             workers: BTreeMap::new(),
             sessions: HashMap::new(),
             calls: HashMap::new(),
@@ -177,6 +186,9 @@ impl Pool {
     /// # Errors
     /// The system's, of waiting.
     pub fn turn(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        if self.is_a_copy() {
+            return Ok(());
+        }
         let now = Instant::now();
         let due = self.next_deadline();
         let due = due.map(|due| due.saturating_duration_since(now));
@@ -203,11 +215,13 @@ impl Pool {
 
     /// What has happened next; none when nothing has. Each turn, to be asked until then.
     pub fn next_event(&mut self) -> Option<Event> {
+        self.is_a_copy();
         self.events.pop_front()
     }
 
     /// By when [`Pool::turn`] is to be called again, though the descriptor may not be ready.
     pub fn next_deadline(&mut self) -> Option<Instant> {
+        self.is_a_copy();
         let calls = [self.first_waiting(), self.first_asked()];
         let workers = self.workers.values().filter_map(Worker::due);
         let start = self.understaffed().then_some(self.not_before);
@@ -241,6 +255,7 @@ impl Pool {
     /// Takes note that this process has waited for one of its children, whichever. Answers whether
     /// that was a worker.
     pub fn was_waited_for(&mut self, process: u32, status: ExitStatus) -> bool {
+        self.is_a_copy();
         let worker = self
             .workers
             .iter_mut()
@@ -249,6 +264,8 @@ impl Pool {
             return false;
         };
         worker.child.was_waited_for(status);
+        // Where the kernel cannot, what it has forked is left: another group may have its number.
+        let _ = worker.child.kill_rest_of_group(Signal::KILL);
         self.ended(number);
         true
     }
@@ -257,8 +274,10 @@ impl Pool {
     /// last has ended.
     //= spec/exits.md#end
     pub fn end(&mut self) {
+        self.is_a_copy();
         self.ending = true;
-        let calls: Vec<u64> = self.calls.keys().copied().collect();
+        let mut calls: Vec<u64> = self.calls.keys().copied().collect();
+        calls.sort_unstable();
         for number in calls {
             self.fail_call(number, Failure::Ended);
         }
@@ -271,6 +290,27 @@ impl Pool {
     /// Whether there is no worker any more.
     pub fn is_over(&self) -> bool {
         self.ending && self.workers.is_empty()
+    }
+
+    /// Whether this is a forked copy. There the pool is nobody's: it has no workers and no questions,
+    /// and what is asked is -1. Nothing of it reaches the workers, which are the parent's.
+    fn is_a_copy(&mut self) -> bool {
+        if word() == self.owner {
+            return false;
+        }
+        if !self.is_copied {
+            self.is_copied = true;
+            self.ending = true;
+            self.stopped = false;
+            self.workers.clear();
+            self.calls.clear();
+            self.sessions.clear();
+            self.queue.clear();
+            self.waiting.clear();
+            self.asked.clear();
+            self.events.clear();
+        }
+        true
     }
 
     fn say(&mut self, worker: u64, text: fmt::Arguments<'_>) {
@@ -291,13 +331,17 @@ impl AsFd for Pool {
 }
 
 impl Drop for Pool {
-    /// Kills what workers there are. In a forked child there are none of its own.
+    /// Kills what workers there are, and waits for them. In a forked child there are none of its own.
     fn drop(&mut self) {
         if word() != self.owner {
             return;
         }
         for worker in self.workers.values_mut() {
-            worker.kill_and_wait();
+            worker.signal(Signal::KILL);
+        }
+        let by = Instant::now() + LAST;
+        for worker in self.workers.values_mut() {
+            worker.wait(by);
         }
     }
 }

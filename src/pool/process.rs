@@ -111,6 +111,8 @@ pub(super) struct Worker {
     pub(super) closed: Option<Instant>,
     /// Its standard error is not read before.
     pub(super) quiet: Option<Instant>,
+    /// Bytes it has written since it was to end.
+    pub(super) ignored: usize,
 }
 
 /// How long a worker whose pipe has ended may take to end.
@@ -170,12 +172,15 @@ impl Worker {
             late: HashSet::new(),
             closed: None,
             quiet: None,
+            ignored: 0,
         };
         match worker.watch(poller) {
             Ok(()) => Ok(worker),
             Err(error) => {
                 let mut worker = worker;
-                worker.kill_and_wait();
+                worker.close(true, poller);
+                worker.signal(Signal::KILL);
+                worker.wait(Instant::now() + CLOSING);
                 Err(error)
             }
         }
@@ -316,13 +321,16 @@ impl Worker {
 
     /// Sends a signal to its process group. One that has ended is no error.
     pub(super) fn signal(&self, signal: Signal) {
-        let _ = self.child.kill_group(signal);
+        let told = self.child.kill_group(signal);
+        // It may have left its group, for another one or one that is not its own.
+        if told.is_err() || signal == Signal::KILL {
+            let _ = self.child.kill(signal);
+        }
     }
 
-    /// Ends it for good.
-    pub(super) fn kill_and_wait(&mut self) {
-        self.signal(Signal::KILL);
-        let _ = self.child.wait();
+    /// Waits for one that was killed, no longer than until then.
+    pub(super) fn wait(&mut self, by: Instant) {
+        let _ = self.child.wait_until(by);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a worker writes to its standard error, as lines for the log.
 //!
 //! Invariants: a line is at most [`LONGEST`] bytes, nothing in it moves a terminal or makes two
-//! lines of one; no more than [`EVERY_SECOND`] bytes are read a second.
+//! lines of one; no more than [`EVERY_SECOND`] bytes are read a second, of short lines fewer.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 const LONGEST: usize = 1024;
 /// Bytes read a second.
 const EVERY_SECOND: usize = 256 << 10;
+/// What a line costs besides its bytes: it takes more room in the log than here.
+const LINE: usize = 64;
 /// A second.
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -35,7 +37,9 @@ impl Said {
     //= spec/exits.md#stderr
     pub(super) fn allowance(&mut self, now: Instant) -> usize {
         if now.saturating_duration_since(self.since) >= WINDOW {
-            (self.since, self.read) = (now, 0);
+            // What was too much counts on.
+            let read = self.read.saturating_sub(EVERY_SECOND);
+            (self.since, self.read) = (now, read);
         }
         EVERY_SECOND.saturating_sub(self.read)
     }
@@ -77,6 +81,7 @@ impl Said {
             text.push_str("...");
         }
         tell(&text);
+        self.read += LINE;
         self.line.clear();
         self.cut = false;
     }
@@ -120,6 +125,10 @@ mod tests {
         assert_eq!(lines, expected);
         said.take(&[b'z'; EVERY_SECOND], |_| ());
         assert_eq!(said.allowance(said.since), 0);
-        assert_eq!(said.allowance(said.again()), EVERY_SECOND);
+        // Lines cost more than their bytes, and what was too much is had later.
+        assert_eq!(said.allowance(said.again()), EVERY_SECOND - 5017 - 4 * LINE);
+        let mut said = Said::new();
+        said.take(&[b'\n'; EVERY_SECOND / LINE], |_| ());
+        assert_eq!(said.allowance(said.since), 0);
     }
 }

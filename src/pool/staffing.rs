@@ -172,7 +172,10 @@ impl Pool {
             }
             Stage::Ending(signal, by) if by <= now => {
                 worker.signal(signal);
-                worker.stage = Stage::Ending(Signal::KILL, now + grace);
+                worker.stage = Stage::Ending(Signal::KILL, now + grace.max(APART));
+                if signal == Signal::KILL {
+                    self.wait_for(number);
+                }
             }
             Stage::Ending(..) => {}
             _ if closed => {

@@ -130,7 +130,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value<'de>, A::Error> {
         let seed = self.deeper()?;
-        let mut object: Vec<(Cow<'de, str>, Value<'de>)> = Vec::with_capacity(8);
+        let mut object: Vec<(Cow<'de, str>, Value<'de>)> = Vec::new();
         while let Some(key) = members.next_key_seed(Key)? {
             if object.len() < FEW && object.iter().any(|(known, _)| *known == key) {
                 return Err(self.breaks(Garbage::Twice));

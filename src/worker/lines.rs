@@ -65,10 +65,15 @@ impl Lines {
         Ok(count)
     }
 
-    fn make_space(&mut self) {
+    /// Wipes what was handed out.
+    fn wipe(&mut self) {
         // The buffer is still in use, so this is not left out.
         self.buffer[self.wiped..self.begin].fill(0);
         self.wiped = self.begin;
+    }
+
+    fn make_space(&mut self) {
+        self.wipe();
         if self.begin == self.end {
             (self.wiped, self.begin, self.searched, self.end) = (0, 0, 0, 0);
         } else if self.end == self.buffer.len() {
@@ -109,6 +114,8 @@ impl Lines {
                 Ok(Some(line))
             }
             None => {
+                // Who hands out no more has had all that was handed out read.
+                self.wipe();
                 self.searched = self.end;
                 match self.end - self.begin >= self.limit {
                     true => Err(TooLong),
@@ -126,11 +133,34 @@ impl Lines {
     /// Forgets what is there of a line that has not ended.
     pub fn skip_rest(&mut self) {
         (self.begin, self.searched) = (self.end, self.end);
+        self.wipe();
     }
 }
 
 impl Drop for Lines {
     fn drop(&mut self) {
         self.buffer.zeroize();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Also while nothing more comes.
+    #[test]
+    fn what_was_read_is_wiped_once_there_is_no_more() {
+        let mut lines = Lines::new(1024);
+        let mut source = &b"a context\nanother\nand th"[..];
+        lines
+            .fill(|space| io::Read::read(&mut source, space))
+            .unwrap();
+        assert_eq!(lines.next(), Ok(Some(&b"a context"[..])));
+        assert_eq!(lines.next(), Ok(Some(&b"another"[..])));
+        assert_eq!(lines.next(), Ok(None));
+        assert!(lines.buffer[..18].iter().all(|byte| *byte == 0));
+        assert_eq!(lines.rest(), b"and th");
+        lines.skip_rest();
+        assert!(lines.buffer.iter().all(|byte| *byte == 0));
     }
 }

@@ -27,12 +27,14 @@
 
 mod json;
 mod lines;
+mod room;
 mod sdk;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 pub use lines::{Lines, TooLong};
+pub use room::question_room;
 pub use sdk::{Call, Error, Worker};
 pub use wire::{
     AnswerLine, FromServer, FromWorker, Garbage, Hello, Refusal, VERSION, input_of,

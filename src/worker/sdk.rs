@@ -6,7 +6,9 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -140,7 +142,9 @@ impl Worker {
     /// # Errors
     /// The server refuses the worker, or writes garbage, or the pipes fail.
     pub fn serve(self) -> Result<(), Error> {
-        self.serve_on(io::stdin(), io::stdout())
+        // Not by way of the buffer of `Stdin`, which nobody wipes.
+        let input = io::stdin().as_fd().try_clone_to_owned()?;
+        self.serve_on(File::from(input), io::stdout())
     }
 
     /// The same on other streams.
@@ -164,7 +168,7 @@ impl Worker {
             return Ok(());
         }
         if self.threads == 1 {
-            let mut out = Vec::new();
+            let mut out = room_for_answers();
             loop {
                 let mut first = Instant::now();
                 while let Some(line) = lines.next().map_err(|_| Garbage::TooLong)? {
@@ -173,13 +177,13 @@ impl Worker {
                     if first.elapsed() > TOGETHER || out.len() > Point::LONGEST_LINE {
                         output.write_all(&out)?;
                         output.flush()?;
-                        out.zeroize();
+                        wipe(&mut out);
                         first = Instant::now();
                     }
                 }
                 output.write_all(&out)?;
                 output.flush()?;
-                out.zeroize();
+                wipe(&mut out);
                 if lines.fill(|space| retrying(&mut input, space))? == 0 {
                     return Ok(());
                 }
@@ -210,8 +214,8 @@ impl Worker {
         from: &Mutex<(Lines, R)>,
         to: &Mutex<W>,
     ) -> Result<(), Error> {
-        let mut line = Vec::new();
-        let mut out = Vec::new();
+        let mut line = Vec::with_capacity(Point::LONGEST_LINE);
+        let mut out = room_for_answers();
         loop {
             {
                 let mut from = lock(from);
@@ -227,11 +231,11 @@ impl Worker {
                 }
             }
             self.answer(&line, &mut out)?;
-            line.zeroize();
+            wipe(&mut line);
             let mut to = lock(to);
             to.write_all(&out)?;
             to.flush()?;
-            out.zeroize();
+            wipe(&mut out);
         }
     }
 
@@ -282,6 +286,17 @@ impl Worker {
             text: call.text.into_inner(),
         }
     }
+}
+
+/// Never grows: what grows leaves a copy behind. A line more than what is written at once.
+fn room_for_answers() -> Vec<u8> {
+    Vec::with_capacity(2 * Point::LONGEST_LINE + 1024)
+}
+
+/// Empties it, and wipes what was there; the room behind was wiped before.
+fn wipe(bytes: &mut Vec<u8>) {
+    bytes.as_mut_slice().zeroize();
+    bytes.clear();
 }
 
 /// Reads the answer to the hello: whether there will be questions.

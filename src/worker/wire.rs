@@ -7,9 +7,11 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use zeroize::Zeroize;
+
 use crate::exit::{
-    Answer, Failure, Family, LARGEST, Output, Point, Question, Reason, Reply, ReturnCode,
-    SessionIdentifier, Status, Unfit, UserContext, Verdict,
+    Answer, Failure, Family, LARGEST, LINE_LIMIT, Output, Point, Question, Reason, Reply,
+    ReturnCode, SessionIdentifier, Status, Unfit, UserContext, Verdict,
 };
 
 use super::json::{self, Object, Reader, Writer};
@@ -198,6 +200,7 @@ fn user_context(object: &mut Object<'_>) -> Result<Option<UserContext>, Garbage>
 pub fn read_from_worker(line: &[u8]) -> Result<FromWorker<'_>, Garbage> {
     let mut object = json::read(line)?;
     match &*object.text("type")? {
+        "hello" if line.len() >= LINE_LIMIT => Err(Garbage::TooLong),
         "hello" => hello(object).map(FromWorker::Hello),
         "answer" => Ok(FromWorker::Answer(AnswerLine {
             number: number(&mut object)?,
@@ -441,6 +444,7 @@ fn finish(
         false => written,
     };
     if written.is_err() {
+        out[begin..].zeroize();
         out.truncate(begin);
     }
     written

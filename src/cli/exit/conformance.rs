@@ -111,7 +111,9 @@ impl Candidate {
     fn kill(&mut self) {
         // One that has ended is no error.
         let _ = self.child.kill_group(Signal::KILL);
-        let _ = self.child.wait();
+        // It may have left its group.
+        let _ = self.child.kill(Signal::KILL);
+        let _ = self.child.wait_until(Instant::now() + self.deadline);
     }
 
     /// Waits for a descriptor, no longer than until then. Answers whether it is ready.
@@ -278,13 +280,7 @@ impl Candidate {
 
     fn ended(&mut self) -> Checked<ExitStatus> {
         let by = Instant::now() + self.deadline;
-        if let Some(pidfd) = self.child.pidfd() {
-            let pidfd = pidfd
-                .try_clone_to_owned()
-                .map_err(|error| Fault("end", error.to_string()))?;
-            Self::wait(&pidfd, PollFlags::IN, by);
-        }
-        match self.child.try_wait() {
+        match self.child.wait_until(by) {
             Ok(Some(status)) => Ok(status),
             Ok(None) => fault("end", "it does not end"),
             Err(error) => fault("end", error.to_string()),
@@ -429,7 +425,12 @@ fn many_sessions(candidate: &mut Candidate) -> Checked {
 fn longest(candidate: &mut Candidate) -> Checked {
     let hello = candidate.hello()?;
     if points(&hello).any(|point| point == Point::CheckCertList) {
-        let _ = candidate.ask(session(1), check_of(vec![vec![0x30; 65_536]; 2]))?;
+        // With the longest user context, too, of every byte there is.
+        let bytes = (0..=u8::MAX).cycle().take(UserContext::LIMIT).collect();
+        let context = UserContext::new(bytes).unwrap_or_default();
+        let mut question = check_of(vec![vec![0x30; 65_536]; 2]);
+        let (number, line) = candidate.write(session(1), &context, &mut question);
+        let _ = candidate.ask_line(number, &line, session(1), Point::CheckCertList)?;
         let _ = candidate.ask(session(1), sample(Point::SessionEnd))?;
     }
     Ok(())

@@ -1,10 +1,12 @@
 //! Making a child, and hearing its end.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, Signal, WaitOptions, kill_process, kill_process_group, pidfd_send_signal, waitpid,
@@ -105,6 +107,32 @@ impl Child {
         Ok(())
     }
 
+    /// Sends a signal to what is left of the process group that it led, also when it was waited for:
+    /// the group is found by the descriptor, so that it is no later one of the same number.
+    ///
+    /// Needs Linux 6.9; the error before that is `InvalidInput`.
+    pub fn kill_rest_of_group(&self, signal: Signal) -> io::Result<()> {
+        const PROCESS_GROUP: libc::c_uint = 1 << 2;
+        let Some(pidfd) = &self.pidfd else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        // SAFETY: A null pointer stands for the information that `kill` would give; the rest are
+        // numbers.
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                pidfd.as_raw_fd(),
+                signal.as_raw(),
+                std::ptr::null::<libc::siginfo_t>(),
+                PROCESS_GROUP,
+            )
+        };
+        match answer {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Its number.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_pid().unsigned_abs()
@@ -123,6 +151,24 @@ impl Child {
                 return Ok(status);
             }
         }
+    }
+
+    /// Waits until it has ended, no longer than until then; none when it has not. Without a descriptor
+    /// of the process it is only looked at.
+    pub fn wait_until(&mut self, by: Instant) -> io::Result<Option<ExitStatus>> {
+        while let (None, Some(pidfd)) = (self.status, &self.pidfd) {
+            let left = by.saturating_duration_since(Instant::now());
+            let left = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)) {
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => break,
+            }
+        }
+        self.try_wait()
     }
 
     /// How it ended, if it has.

@@ -20,8 +20,8 @@ pub struct Bounds {
     pub files: Option<u64>,
 }
 
-/// Starts `command` within `bounds`: leader of a process group of its own, with no signal blocked,
-/// without core dumps, unable to gain privileges by what it executes, and with no descriptor but 0,
+/// Starts `command` within `bounds`: leader of a process group of its own, with no signal blocked
+/// or ignored, without core dumps, unable to gain privileges by what it executes, and with no descriptor but 0,
 /// 1 and 2.
 ///
 /// # Errors
@@ -42,6 +42,7 @@ pub fn start(command: &mut Command, bounds: Bounds) -> io::Result<Child> {
             }
         }
         set_no_new_privs(true)?;
+        heed_signals();
         unblock_signals()?;
         close_descriptors()
     };
@@ -50,6 +51,18 @@ pub fn start(command: &mut Command, bounds: Bounds) -> io::Result<Child> {
     unsafe { command.pre_exec(before) };
     let child = command.spawn()?;
     Child::started(child.id())
+}
+
+/// Has every signal do what it does by default: exec leaves ignored what was ignored.
+fn heed_signals() {
+    // SAFETY: An action of zeros is the default one, with an empty mask; an error, for a signal that
+    // has no other action or is the C library's own, changes nothing.
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::sigaction(signal, &raw const default, std::ptr::null_mut());
+        }
+    }
 }
 
 fn unblock_signals() -> io::Result<()> {

@@ -297,3 +297,30 @@ fn a_lowered_limit_stays_low() {
         assert_eq!((limit.current, limit.maximum), (Some(50), Some(50)));
     });
 }
+
+#[test]
+fn a_started_program_has_no_signal_blocked_or_ignored() {
+    in_child(|| {
+        let mut all = std::mem::MaybeUninit::uninit();
+        // SAFETY: The set is filled before it is read; ignoring a signal runs nothing.
+        unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
+            for signal in [libc::SIGHUP, libc::SIGCHLD, libc::SIGTERM, libc::SIGRTMAX()] {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+        }
+        let (ours, theirs) = io::pipe().unwrap();
+        let mut command = Command::new("/bin/cat");
+        command.arg("/proc/self/status").stdout(theirs);
+        start(&mut command, Bounds::default()).unwrap();
+        drop(command);
+        let status = io::read_to_string(ours).unwrap();
+        for name in ["SigBlk:", "SigIgn:"] {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let set = u64::from_str_radix(line.unwrap().trim(), 16).unwrap();
+            // 32 and 33 are the C library's own.
+            assert_eq!(set & !(3 << 31), 0, "{status}");
+        }
+    });
+}
