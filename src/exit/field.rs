@@ -230,7 +230,11 @@ pub trait Fields {
         name: &'static str,
         value: &mut Option<T>,
         limits: &Limits,
-    ) -> Result<(), Self::Error>;
+    ) -> Result<(), Self::Error> {
+        value
+            .as_mut()
+            .map_or(Ok(()), |value| self.field(name, value, limits))
+    }
 
     /// A field of an output. One that is `needed` is refused where it is not overridden.
     fn overridden<T: Kind>(
@@ -265,17 +269,6 @@ impl Fields for Check {
         limits: &Limits,
     ) -> Result<(), Unfit> {
         value.lend().check(name, limits)
-    }
-
-    fn optional<T: Kind>(
-        &mut self,
-        name: &'static str,
-        value: &mut Option<T>,
-        limits: &Limits,
-    ) -> Result<(), Unfit> {
-        value
-            .as_ref()
-            .map_or(Ok(()), |value| value.lend().check(name, limits))
     }
 
     fn overridden<T: Kind>(

@@ -400,17 +400,6 @@ impl Fields for Writer<'_> {
         self.value(name, value, limits)
     }
 
-    fn optional<T: Kind>(
-        &mut self,
-        name: &'static str,
-        value: &mut Option<T>,
-        limits: &Limits,
-    ) -> Result<(), Unfit> {
-        value
-            .as_mut()
-            .map_or(Ok(()), |value| self.field(name, value, limits))
-    }
-
     fn overridden<T: Kind>(
         &mut self,
         name: &'static str,

@@ -50,17 +50,6 @@ impl Fields for Room {
         Ok(())
     }
 
-    fn optional<T: Kind>(
-        &mut self,
-        name: &'static str,
-        value: &mut Option<T>,
-        limits: &Limits,
-    ) -> Result<(), Infallible> {
-        value
-            .as_mut()
-            .map_or(Ok(()), |value| self.field(name, value, limits))
-    }
-
     fn overridden<T: Kind>(
         &mut self,
         name: &'static str,
